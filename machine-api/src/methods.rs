@@ -46,10 +46,7 @@ impl Method {
 
 /// The method of a gRPC path, or `None` where the protocol has none of that path.
 pub fn find(path: &str) -> Option<&'static Method> {
-    METHODS
-        .binary_search_by(|m| m.path.cmp(path))
-        .ok()
-        .map(|at| &METHODS[at])
+    METHODS.binary_search_by(|m| m.path.cmp(path)).ok().map(|at| &METHODS[at])
 }
 
 /// Every method of the protocol, sorted by path.
@@ -65,10 +62,7 @@ mod tests {
     fn every_path_is_found_and_nothing_else() {
         for method in all() {
             assert_eq!(find(method.path), Some(method));
-            assert_eq!(
-                method.path,
-                format!("/{}/{}", method.service(), method.name())
-            );
+            assert_eq!(method.path, format!("/{}/{}", method.service(), method.name()));
         }
         for unknown in ["", "/", "/a.B/C", "viam.robot.v1.RobotService/StopAll"] {
             assert_eq!(find(unknown), None);
@@ -85,33 +79,13 @@ mod tests {
     #[test]
     fn classes_are_those_of_the_table() {
         for (path, class, heavy) in [
-            (
-                "/viam.component.base.v1.BaseService/Stop",
-                Class::Stop,
-                false,
-            ),
+            ("/viam.component.base.v1.BaseService/Stop", Class::Stop, false),
             ("/viam.robot.v1.RobotService/StopAll", Class::Stop, false),
-            (
-                "/viam.component.motor.v1.MotorService/GoFor",
-                Class::Motion,
-                false,
-            ),
-            (
-                "/viam.component.gantry.v1.GantryService/Home",
-                Class::Other,
-                false,
-            ),
-            (
-                "/viam.component.camera.v1.CameraService/GetImages",
-                Class::Read,
-                true,
-            ),
+            ("/viam.component.motor.v1.MotorService/GoFor", Class::Motion, false),
+            ("/viam.component.gantry.v1.GantryService/Home", Class::Other, false),
+            ("/viam.component.camera.v1.CameraService/GetImages", Class::Read, true),
             ("/viam.robot.v1.RobotService/GetVersion", Class::Read, false),
-            (
-                "/viam.robot.v1.RobotService/StartSession",
-                Class::Other,
-                false,
-            ),
+            ("/viam.robot.v1.RobotService/StartSession", Class::Other, false),
         ] {
             let method = find(path).expect(path);
             assert_eq!((method.class, method.heavy), (class, heavy), "{path}");

@@ -1,0 +1,260 @@
+//! gRPC-direct: one HTTP/2 connection over TCP, with or without TLS, or over a Unix socket.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::link::{Link, LinkId, LinkInfo, LinkKind, chain};
+use crate::sever::{Cord, Severable, Socket};
+
+/// What HTTP/2, TLS and the kernel may each hold of unsent data: everything in these queues stands before a beat.
+const SEND_BUFFER: usize = 16 << 10;
+/// Receive window of one stream: 4 MiB carry 300 Mbit/s at a round trip of 100 ms. Fixed; adaptive windows send pings,
+/// and existing machines close connections that ping more often than every 5 s.
+const STREAM_WINDOW: u32 = 4 << 20;
+/// Receive window of the connection: four streams at their full rate.
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Largest response header list, in bytes; tokens and error details fit many times.
+const MAX_HEADERS: u32 = 64 << 10;
+
+/// Where a machine is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// An IP address and port.
+    Tcp(SocketAddr),
+    /// A Unix socket's path.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Whether the connection is encrypted, and who has to be at its other end.
+#[derive(Clone)]
+pub enum Security {
+    /// TLS; the peer must prove `name`, whatever address it was found at.
+    Tls {
+        /// From [`crate::tls::Trust::client_config`].
+        config: Arc<ClientConfig>,
+        /// The name that the certificate must bear.
+        name: ServerName<'static>,
+    },
+    /// In clear. Credentials must not be sent over such a link unless the user said so.
+    Clear,
+}
+
+impl fmt::Debug for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tls { name, .. } => write!(f, "Tls({name:?})"),
+            Self::Clear => f.write_str("Clear"),
+        }
+    }
+}
+
+/// What to connect to.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Where.
+    pub address: Address,
+    /// How.
+    pub security: Security,
+}
+
+/// How long each stage may take.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// TCP's handshake; default 5 s.
+    pub tcp_timeout: Duration,
+    /// TLS's and HTTP/2's handshakes together; default 5 s.
+    pub handshake_timeout: Duration,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self { tcp_timeout: Duration::from_secs(5), handshake_timeout: Duration::from_secs(5) }
+    }
+}
+
+/// The steps of making a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// The socket.
+    Tcp,
+    /// TLS, where it is spoken.
+    Tls,
+    /// HTTP/2's preface.
+    Http2,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Http2 => "http2",
+        })
+    }
+}
+
+/// Why no link came about.
+#[derive(Debug, thiserror::Error)]
+#[error("{address}: {stage}: {what}")]
+pub struct ConnectError {
+    /// Where.
+    pub address: Address,
+    /// How far it got.
+    pub stage: Stage,
+    /// What happened and what to do.
+    pub what: String,
+    /// The peer answered and is not, or does not prove to be, the machine: trying again changes nothing.
+    pub verdict: bool,
+}
+
+/// Makes a link. `stages` hears of each stage when it ends, with the time it took.
+pub async fn connect(
+    target: &Target,
+    options: &ConnectOptions,
+    stages: &mut (dyn FnMut(Stage, Duration) + Send),
+) -> Result<Link, ConnectError> {
+    let fail = |stage, what: String, verdict| ConnectError { address: target.address.clone(), stage, what, verdict };
+    let started = Instant::now();
+    let socket = match timeout(options.tcp_timeout, open(&target.address)).await {
+        Ok(Ok(socket)) => socket,
+        Ok(Err(e)) => return Err(fail(Stage::Tcp, advice(&e, &target.address), false)),
+        Err(_) => return Err(fail(Stage::Tcp, format!("no answer within {:?}", options.tcp_timeout), false)),
+    };
+    let rtt = started.elapsed();
+    stages(Stage::Tcp, rtt);
+    let (local, remote) = socket.addresses();
+    let kind = if matches!(socket, Socket::Unix(_)) { LinkKind::Unix } else { LinkKind::Direct };
+    let encrypted = matches!(target.security, Security::Tls { .. });
+    let info = LinkInfo { id: LinkId::next(), kind, encrypted, local, remote, since: Instant::now(), rtt };
+    let (stream, cord) = Severable::new(socket);
+    let shaken = timeout(options.handshake_timeout, shake(target, info, stream, cord, stages)).await;
+    match shaken {
+        Ok(Ok(link)) => Ok(link),
+        Ok(Err((stage, what, verdict))) => Err(fail(stage, what, verdict)),
+        Err(_) => {
+            Err(fail(Stage::Tls, format!("connected, but no handshake within {:?}", options.handshake_timeout), false))
+        }
+    }
+}
+
+async fn open(address: &Address) -> io::Result<Socket> {
+    match address {
+        Address::Tcp(address) => {
+            let tcp = TcpStream::connect(address).await?;
+            tcp.set_nodelay(true)?;
+            let socket = SockRef::from(&tcp);
+            // A killed process's queue dies with it: the machine must not get beats of a client that is gone.
+            socket.set_linger(Some(Duration::ZERO))?;
+            #[cfg(target_os = "linux")]
+            if let Err(e) = socket.set_tcp_notsent_lowat(SEND_BUFFER as u32) {
+                tracing::debug!(error = %e, "TCP_NOTSENT_LOWAT not set");
+            }
+            Ok(Socket::Tcp(tcp))
+        }
+        Address::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
+    }
+}
+
+type Failed = (Stage, String, bool);
+
+async fn shake(
+    target: &Target,
+    info: LinkInfo,
+    stream: Severable,
+    cord: Arc<Cord>,
+    stages: &mut (dyn FnMut(Stage, Duration) + Send),
+) -> Result<Link, Failed> {
+    match &target.security {
+        Security::Clear => http(info, stream, cord, stages).await,
+        Security::Tls { config, name } => {
+            let started = Instant::now();
+            let connector = TlsConnector::from(config.clone());
+            let tls = connector
+                .connect_with(name.clone(), stream, |c| c.set_buffer_limit(Some(SEND_BUFFER)))
+                .await
+                .map_err(|e| tls_failure(&e, name))?;
+            stages(Stage::Tls, started.elapsed());
+            http(info, tls, cord, stages).await
+        }
+    }
+}
+
+async fn http<S>(
+    info: LinkInfo,
+    stream: S,
+    cord: Arc<Cord>,
+    stages: &mut (dyn FnMut(Stage, Duration) + Send),
+) -> Result<Link, Failed>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let started = Instant::now();
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(MAX_HEADERS)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| (Stage::Http2, chain(&e), false))?;
+    stages(Stage::Http2, started.elapsed());
+    Ok(Link::start(info, cord, sender, connection))
+}
+
+fn advice(error: &io::Error, address: &Address) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            format!("nothing listens there ({error}); is the machine running, and is {address} its port?")
+        }
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => {
+            format!("no route from this computer ({error})")
+        }
+        io::ErrorKind::NotFound => format!("there is no such socket ({error})"),
+        io::ErrorKind::PermissionDenied => format!("this user may not connect ({error})"),
+        _ => error.to_string(),
+    }
+}
+
+fn tls_failure(error: &io::Error, name: &ServerName<'_>) -> Failed {
+    let tls = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    let name = name.to_str();
+    let (what, verdict) = match tls {
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => (
+            "its certificate is signed by nobody this computer trusts; if the machine has its own authority, name its file (LIFELINE_CA_FILE or --ca-file)".to_owned(),
+            true,
+        ),
+        Some(rustls::Error::InvalidCertificate(
+            e @ (rustls::CertificateError::NotValidForName | rustls::CertificateError::NotValidForNameContext { .. }),
+        )) => (format!("it is not {name}: {e}; another machine answers at this address"), true),
+        Some(rustls::Error::InvalidCertificate(e)) => (format!("its certificate cannot be accepted for {name}: {e}"), true),
+        Some(rustls::Error::InvalidMessage(_)) => {
+            ("it does not speak TLS; where that is meant, allow it (--insecure), and know that everybody on the network can then read along".to_owned(), true)
+        }
+        _ => (error.to_string(), false),
+    };
+    (Stage::Tls, what, verdict)
+}

@@ -1,0 +1,19 @@
+//! Makes [`Link`]s: gRPC over one HTTP/2 connection, both ends. Never retries, ranks or hears of sessions.
+//!
+//! A link is one live connection. It dies once and never reconnects by itself; whoever holds it learns of its end from
+//! [`Link::closed`]. [`direct::connect`] makes one over TCP, with or without TLS, or over a Unix socket; the machine's end is
+//! [`serve`] (feature `server`).
+
+mod body;
+pub mod direct;
+mod link;
+#[cfg(feature = "server")]
+pub mod serve;
+mod sever;
+pub mod tls;
+
+pub use direct::{Address, ConnectError, ConnectOptions, Security, Stage, Target};
+pub use link::{CallError, CloseReason, Lane, Link, LinkId, LinkInfo, LinkKind};
+
+/// The body of every request and response: tonic's own, so that generated clients and servers need no conversion.
+pub type Body = tonic::body::Body;

@@ -1,0 +1,176 @@
+//! The machine's end: gRPC, gRPC-web and plain HTTP on one port.
+//!
+//! TLS with ALPN (`h2`, `http/1.1`), or without TLS HTTP/2 by prior knowledge and HTTP/1.1, told apart by the first bytes. HTTP/2
+//! carries gRPC; HTTP/1.1 carries gRPC-web for browsers, with CORS, and `GET /` for health checks.
+
+mod connection;
+mod web;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service;
+
+use crate::Body;
+use crate::sever::{Cord, Severable, Socket};
+use connection::Waiting;
+
+/// How the port is served.
+#[derive(Clone)]
+pub struct ServeOptions {
+    /// TLS; in clear where `None`.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// How long the TLS handshake may take. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// How long a connection may say nothing before its first bytes. Default 10 s.
+    pub first_byte_timeout: Duration,
+    /// How long an HTTP/1.1 request's head may take. Default 10 s.
+    pub header_timeout: Duration,
+    /// Connections at once. At the limit the oldest that has not made a request yet is closed for a new one; where all have, the
+    /// new one is closed. Default 1,024.
+    pub max_connections: usize,
+    /// How long calls that run may go on after `shutdown`. Default 2 s.
+    pub drain: Duration,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        let ten = Duration::from_secs(10);
+        Self {
+            tls: None,
+            handshake_timeout: ten,
+            first_byte_timeout: ten,
+            header_timeout: ten,
+            max_connections: 1024,
+            drain: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Where connections come from.
+#[derive(Debug)]
+pub enum Listener {
+    /// A TCP port.
+    Tcp(TcpListener),
+    /// A Unix socket.
+    Unix(UnixListener),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(listener) => {
+                let (tcp, _) = listener.accept().await?;
+                tcp.set_nodelay(true)?;
+                Ok(Socket::Tcp(tcp))
+            }
+            Self::Unix(listener) => Ok(Socket::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// One connection, as every request on it knows it (in its extensions, as `Arc<PeerConnection>`).
+#[derive(Debug)]
+pub struct PeerConnection {
+    /// Unique in the process.
+    pub id: u64,
+    /// The peer's address, for sockets that have one.
+    pub remote: Option<SocketAddr>,
+    /// Our address, for sockets that have one.
+    pub local: Option<SocketAddr>,
+    /// Whether HTTP/2 is spoken; else HTTP/1.1, where one client may use several connections.
+    pub http2: bool,
+    cord: Arc<Cord>,
+}
+
+impl PeerConnection {
+    /// Tells the kernel how long sent data may stay unacknowledged: `max(2 W, 4 s)` while something of window W is held, else 30 s.
+    pub fn hold(&self, window: Option<Duration>) {
+        let bound = window.map_or(Duration::from_secs(30), |w| (2 * w).max(Duration::from_secs(4)));
+        self.cord.set_user_timeout(bound);
+    }
+
+    /// Ends the connection at once.
+    pub fn sever(&self, why: &'static str) {
+        self.cord.sever(why);
+    }
+}
+
+/// What happens to connections that speak HTTP.
+#[derive(Clone, Debug)]
+pub enum ConnectionEvent {
+    /// The first bytes have told what it speaks.
+    Opened(Arc<PeerConnection>),
+    /// It is gone.
+    Closed(Arc<PeerConnection>),
+}
+
+/// Serves `grpc` on `listener` until `shutdown`, then lets running calls drain.
+///
+/// Fails only where the listener itself is broken; what a peer does never ends the server.
+pub async fn serve<S>(
+    listener: Listener,
+    grpc: S,
+    options: ServeOptions,
+    events: impl Fn(ConnectionEvent) + Send + Sync + 'static,
+    shutdown: CancellationToken,
+) -> io::Result<()>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = std::convert::Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+{
+    let (tasks, waiting) = (TaskTracker::new(), Arc::new(Waiting::new(options.max_connections)));
+    let web = web::router(grpc.clone());
+    let shared =
+        Arc::new(connection::Shared { grpc, web, events, options: options.clone(), shutdown: shutdown.clone() });
+    loop {
+        let socket = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok(socket) => socket,
+                Err(e) if is_fatal(&e) => return Err(e),
+                Err(e) => {
+                    // Out of descriptors or a peer that left while it was accepted: others must not starve, nor this loop spin.
+                    tracing::warn!(error = %e, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+            },
+        };
+        let (local, remote) = socket.addresses();
+        let (stream, cord) = Severable::new(socket);
+        cord.set_user_timeout(Duration::from_secs(30));
+        let Some(place) = waiting.enter(cord.clone()) else {
+            cord.sever("too many connections");
+            continue;
+        };
+        tasks.spawn(connection::run(shared.clone(), stream, cord, place, local, remote));
+    }
+    tasks.close();
+    if tokio::time::timeout(options.drain, tasks.wait()).await.is_err() {
+        waiting.sever_all("the server shut down");
+        tasks.wait().await;
+    }
+    Ok(())
+}
+
+fn is_fatal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotConnected)
+}
+
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

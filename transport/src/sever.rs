@@ -1,0 +1,197 @@
+//! A socket that can be severed: reads and writes fail at once, and its only descriptor is closed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures_util::task::AtomicWaker;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// The two kinds of sockets a direct link runs on.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    pub(crate) fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        match self {
+            Self::Tcp(s) => (s.local_addr().ok(), s.peer_addr().ok()),
+            Self::Unix(_) => (None, None),
+        }
+    }
+}
+
+/// What is shared between the stream, which the connection owns, and those who may sever it.
+#[derive(Debug)]
+pub(crate) struct Cord {
+    socket: Mutex<Option<Socket>>,
+    reader: AtomicWaker,
+    writer: AtomicWaker,
+    severed: OnceLock<&'static str>,
+    started: Instant,
+    /// Nanoseconds from `started` to the last byte read.
+    last_read: AtomicU64,
+    read: AtomicU64,
+    written: AtomicU64,
+}
+
+impl Cord {
+    /// Fails every read and write from now on, and closes the descriptor. Idempotent: the first reason stays.
+    pub(crate) fn sever(&self, why: &'static str) {
+        let _ = self.severed.set(why);
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Socket::Tcp(tcp)) = &socket {
+            // What is still queued in the kernel must not reach the peer after this.
+            let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+        }
+        drop(socket);
+        self.reader.wake();
+        self.writer.wake();
+    }
+
+    /// Why it was severed, if it was.
+    pub(crate) fn severed(&self) -> Option<&'static str> {
+        self.severed.get().copied()
+    }
+
+    /// When a byte was last read; the socket's start if none was.
+    pub(crate) fn last_read(&self) -> Instant {
+        self.started + Duration::from_nanos(self.last_read.load(Ordering::Relaxed))
+    }
+
+    /// Bytes read and written so far, TLS included.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.read.load(Ordering::Relaxed), self.written.load(Ordering::Relaxed))
+    }
+
+    /// How long sent data may stay unacknowledged before the kernel closes the connection (TCP_USER_TIMEOUT).
+    pub(crate) fn set_user_timeout(&self, bound: Duration) {
+        let guard = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Socket::Tcp(tcp)) = guard.as_ref() {
+            #[cfg(target_os = "linux")]
+            if let Err(e) = SockRef::from(tcp).set_tcp_user_timeout(Some(bound)) {
+                tracing::debug!(error = %e, "TCP_USER_TIMEOUT not set");
+            }
+        }
+    }
+
+    /// Whether a close of the descriptor throws away what is queued (SO_LINGER 0).
+    pub(crate) fn set_abortive(&self, abortive: bool) {
+        let guard = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Socket::Tcp(tcp)) = guard.as_ref() {
+            let _ = SockRef::from(tcp).set_linger(abortive.then_some(Duration::ZERO));
+        }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Socket) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match self.socket.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            Some(socket) => act(socket),
+            None => {
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, self.severed().unwrap_or("severed"))))
+            }
+        }
+    }
+}
+
+/// The stream that the connection reads and writes. Dropping it closes the socket.
+#[derive(Debug)]
+pub(crate) struct Severable(Arc<Cord>);
+
+impl Severable {
+    pub(crate) fn new(socket: Socket) -> (Self, Arc<Cord>) {
+        let cord = Arc::new(Cord {
+            socket: Mutex::new(Some(socket)),
+            reader: AtomicWaker::new(),
+            writer: AtomicWaker::new(),
+            severed: OnceLock::new(),
+            started: Instant::now(),
+            last_read: AtomicU64::new(0),
+            read: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+        });
+        (Self(cord.clone()), cord)
+    }
+}
+
+impl Drop for Severable {
+    fn drop(&mut self) {
+        self.0.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl AsyncRead for Severable {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let cord = &self.0;
+        cord.reader.register(cx.waker());
+        let before = buf.filled().len();
+        let done = cord.with(|socket| match socket {
+            Socket::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Socket::Unix(s) => Pin::new(s).poll_read(cx, buf),
+        });
+        let read = buf.filled().len() - before;
+        if read > 0 {
+            let elapsed = u64::try_from(cord.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            cord.last_read.store(elapsed, Ordering::Relaxed);
+            cord.read.fetch_add(read as u64, Ordering::Relaxed);
+        }
+        done
+    }
+}
+
+impl AsyncWrite for Severable {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let cord = &self.0;
+        cord.writer.register(cx.waker());
+        let done = cord.with(|socket| match socket {
+            Socket::Tcp(s) => Pin::new(s).poll_write(cx, data),
+            Socket::Unix(s) => Pin::new(s).poll_write(cx, data),
+        });
+        if let Poll::Ready(Ok(written)) = done {
+            cord.written.fetch_add(written as u64, Ordering::Relaxed);
+        }
+        done
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let cord = &self.0;
+        cord.writer.register(cx.waker());
+        let done = cord.with(|socket| match socket {
+            Socket::Tcp(s) => Pin::new(s).poll_write_vectored(cx, data),
+            Socket::Unix(s) => Pin::new(s).poll_write_vectored(cx, data),
+        });
+        if let Poll::Ready(Ok(written)) = done {
+            cord.written.fetch_add(written as u64, Ordering::Relaxed);
+        }
+        done
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.with(|socket| match socket {
+            Socket::Tcp(s) => Pin::new(s).poll_flush(cx),
+            Socket::Unix(s) => Pin::new(s).poll_flush(cx),
+        })
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.with(|socket| match socket {
+            Socket::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Socket::Unix(s) => Pin::new(s).poll_shutdown(cx),
+        })
+    }
+}

@@ -1,0 +1,128 @@
+//! Whom a client trusts and how a machine proves itself: rustls configurations, always with the same provider.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+/// Why certificates or keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// PEM text without what is wanted in it.
+    #[error("{what} is no PEM text with {wanted} in it")]
+    Pem {
+        /// Which text.
+        what: String,
+        /// What was looked for.
+        wanted: &'static str,
+    },
+    /// rustls refuses the certificate or the key.
+    #[error("cannot use the certificate or its key: {0}")]
+    Rustls(#[from] rustls::Error),
+}
+
+/// Whom a client trusts: the system's roots and what was added. Loaded once, when first needed.
+#[derive(Clone, Default)]
+pub struct Trust {
+    added: Vec<CertificateDer<'static>>,
+    config: Arc<OnceLock<Arc<ClientConfig>>>,
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Trust(system roots and {} more)", self.added.len())
+    }
+}
+
+impl Trust {
+    /// The system's roots; `SSL_CERT_FILE` and `SSL_CERT_DIR` replace them, as everywhere.
+    pub fn system() -> Self {
+        Self::default()
+    }
+
+    /// Trusts the certificates of a PEM file as well.
+    pub fn trust_ca(mut self, path: &Path) -> Result<Self, TlsError> {
+        let pem = fs::read(path).map_err(|source| TlsError::Read { path: path.to_path_buf(), source })?;
+        self.added.extend(certificates(&pem, &path.display().to_string())?);
+        self.config = Arc::default();
+        Ok(self)
+    }
+
+    /// Trusts the certificates of a PEM text as well.
+    pub fn trust_pem(mut self, pem: &[u8]) -> Result<Self, TlsError> {
+        self.added.extend(certificates(pem, "the given text")?);
+        self.config = Arc::default();
+        Ok(self)
+    }
+
+    /// The client's configuration: TLS 1.2 and 1.3, ALPN `h2`, tickets in memory only. Made once; clones share it and with it
+    /// resumed sessions.
+    pub fn client_config(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        if let Some(config) = self.config.get() {
+            return Ok(config.clone());
+        }
+        let mut roots = RootCertStore::empty();
+        for certificate in system_roots().iter().chain(&self.added) {
+            // A root that rustls cannot read proves nobody; the others still do.
+            let _ = roots.add(certificate.clone());
+        }
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let config = Arc::new(config);
+        Ok(self.config.get_or_init(|| config).clone())
+    }
+}
+
+/// A machine's configuration from a certificate chain and its key, both PEM: TLS 1.2 and 1.3, ALPN `h2` and `http/1.1`.
+pub fn server_config(chain: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain = certificates(chain, "the certificate chain")?;
+    let key = PrivateKeyDer::from_pem_slice(key)
+        .map_err(|_| TlsError::Pem { what: "the key".into(), wanted: "a private key" })?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// One provider for both ends, named explicitly: a second one may be linked in by others.
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())).clone()
+}
+
+/// Reading the system's roots takes milliseconds: once per process.
+fn system_roots() -> &'static [CertificateDer<'static>] {
+    static ROOTS: OnceLock<Vec<CertificateDer<'static>>> = OnceLock::new();
+    ROOTS.get_or_init(|| {
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::warn!(%error, "some of the system's root certificates cannot be read");
+        }
+        found.certs
+    })
+}
+
+fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let wrong = || TlsError::Pem { what: what.to_owned(), wanted: "certificates" };
+    let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(|_| wrong())?;
+    if all.is_empty() { Err(wrong()) } else { Ok(all) }
+}
