@@ -1,0 +1,174 @@
+//! The machine half: sessions, order and gates as one value.
+//!
+//! # Contract
+//!
+//! [`SessionRegistry`] deals in names, tickets and verdicts; never in bytes, futures or drivers. Every command gets a ticket
+//! from one counter, every actuator has a gate with a floor, and a ticket below the floor never reaches the driver. A Stop, a
+//! lapse or a later command raises the floor *before* anything else happens, so whatever was admitted earlier, wherever it is stuck, can
+//! move nothing any more. Passing the gate associates the actuator with the command's holder, and nothing else does.
+//!
+//! `now` is the last argument of every input and comes from one clock that runs through suspend. Deadlines are compared with
+//! it before the input is used: a beat that sat in a queue while the process was stopped finds its session gone.
+//!
+//! # The shell's loop
+//!
+//! ```
+//! use std::collections::BTreeSet;
+//! use std::time::{Duration, Instant};
+//! use session_core::registry::{Admitted, Holder, Incoming, MachineOutput, SessionRegistry};
+//! use session_core::{Connection, Owner, SessionId};
+//!
+//! let mut now = Instant::now();
+//! let mut registry = SessionRegistry::new(Duration::from_secs(2), 1024, Default::default());
+//! registry.configure("base", true, BTreeSet::new(), now);
+//!
+//! // StartSession, then a monitored call that writes to its driver once.
+//! let owner = Owner([7; 32]);
+//! let session = registry.start(SessionId(1), None, owner, now).unwrap().id;
+//! let call = Incoming {
+//!     sid: Some(session), owner: &owner, otherwise: Holder::Connection(Connection(1)), monitored: true,
+//!     resource: "base", order: None, digest: 0,
+//! };
+//! let Ok(Admitted::Run(ticket)) = registry.admit(call, now) else { panic!() };
+//! let slot = registry.enter(ticket, &"base", now).unwrap();
+//! // .. the driver writes ..
+//! registry.leave(slot, now);
+//! registry.handle_done(ticket, None, now);
+//!
+//! // The client is gone: sleep until the deadline, say so, do what comes out.
+//! let (deadline, _) = registry.poll_timeout().unwrap();
+//! now = deadline;
+//! registry.handle_timeout(now);
+//! let mut stopped = Vec::new();
+//! while let Some(output) = registry.poll_output() {
+//!     if let MachineOutput::Stop { id, resource, .. } = output {
+//!         stopped.push(resource); // .. the driver's Stop ..
+//!         registry.handle_stopped(id, Ok(()), now);
+//!     }
+//! }
+//! assert_eq!(stopped, ["base"]);
+//! ```
+
+mod admission;
+mod gates;
+mod leases;
+mod order;
+mod stops;
+mod types;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+pub use types::*;
+
+use crate::{Connection, Owner, SessionId};
+use gates::{Call, Gate};
+use leases::{Principal, Session};
+use stops::{Stopping, WaitingStop};
+
+/// Every deadline there is, in one index. A lease stands in it at or before its deadline: beats do not touch the index.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Timed<R> {
+    Lease(SessionId),
+    Principal(Owner),
+    StopOverdue(StopId),
+    StopRetry(R),
+}
+
+/// The machine's sessions, the order of their calls and the gates of its actuators.
+///
+/// `R` names resources. Inputs are `handle_*` and the questions `start`, `beat`, `admit`, `stop`, `claim`, `enter`; after each
+/// of them drain [`poll_output`](Self::poll_output) and ask [`poll_timeout`](Self::poll_timeout) again.
+pub struct SessionRegistry<R> {
+    window: Duration,
+    max_sessions: usize,
+    policy: Policy,
+    last_ticket: u64,
+    last_stop: u64,
+    sessions: BTreeMap<SessionId, Session<R>>,
+    tombstones: BTreeMap<SessionId, (Owner, Tombstone<R>)>,
+    buried: VecDeque<SessionId>,
+    connections: BTreeMap<Connection, Option<Owner>>,
+    principals: BTreeMap<Owner, Principal>,
+    calls: BTreeMap<Ticket, Call<R>>,
+    gates: BTreeMap<R, Gate<R>>,
+    stops: BTreeMap<StopId, Stopping<R>>,
+    waiting_stops: BTreeMap<Ticket, WaitingStop<R>>,
+    timers: BTreeSet<(Instant, Timed<R>)>,
+    outputs: VecDeque<MachineOutput<R>>,
+}
+
+impl<R: Ord + Clone> SessionRegistry<R> {
+    /// A registry without resources. `window` is what every session gets; existing machines allow 30 ms to 1 min and default
+    /// to 2 s. `max_sessions` is 1,024 by default there.
+    pub fn new(window: Duration, max_sessions: usize, policy: Policy) -> Self {
+        Self {
+            window,
+            max_sessions,
+            policy,
+            last_ticket: 0,
+            last_stop: 0,
+            sessions: BTreeMap::new(),
+            tombstones: BTreeMap::new(),
+            buried: VecDeque::new(),
+            connections: BTreeMap::new(),
+            principals: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            gates: BTreeMap::new(),
+            stops: BTreeMap::new(),
+            waiting_stops: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The window of every session.
+    pub fn window(&self) -> Duration {
+        self.window
+    }
+
+    /// The next thing to do, in order. Drain it after every input.
+    #[must_use]
+    pub fn poll_output(&mut self) -> Option<MachineOutput<R>> {
+        self.outputs.pop_front()
+    }
+
+    /// When `handle_timeout` is due at the latest, and for what; `None` when nothing is pending. It may be early: a beat
+    /// moves its session's deadline without touching the index.
+    pub fn poll_timeout(&self) -> Option<(Instant, MachineTimer)> {
+        self.timers.first().map(|(at, timed)| {
+            let timer = match timed {
+                Timed::Lease(_) => MachineTimer::Lease,
+                Timed::Principal(_) => MachineTimer::Principal,
+                Timed::StopOverdue(_) => MachineTimer::StopOverdue,
+                Timed::StopRetry(_) => MachineTimer::StopRetry,
+            };
+            (*at, timer)
+        })
+    }
+
+    /// Time has passed. Harmless when early.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((at, _)) = self.timers.first() {
+            if *at > now {
+                return;
+            }
+            let Some((_, timed)) = self.timers.pop_first() else { return };
+            match timed {
+                Timed::Lease(id) => self.lease_due(id, now),
+                Timed::Principal(owner) => self.principal_due(owner, now),
+                Timed::StopOverdue(id) => self.stop_overdue(id),
+                Timed::StopRetry(resource) => self.stop_retry_due(resource, now),
+            }
+        }
+    }
+
+    fn next_ticket(&mut self) -> Ticket {
+        self.last_ticket += 1;
+        Ticket(self.last_ticket)
+    }
+
+    fn output(&mut self, output: MachineOutput<R>) {
+        self.outputs.push_back(output);
+    }
+}
