@@ -1,0 +1,15 @@
+//! A name in, addresses out: multicast DNS, DNS, or the address itself.
+//!
+//! Whatever answers is only a candidate. Nothing here is trusted: the machine proves its name over TLS, later.
+
+pub mod answer;
+mod finder;
+mod mdns;
+pub mod name;
+pub mod question;
+
+pub use finder::{Finder, FinderOptions, Found, Search, Source, SourceError};
+pub use name::{AddressError, MachineAddress, MachineName};
+
+/// The port of machines whose DNS record or address names none: the default of existing machines.
+pub const DEFAULT_PORT: u16 = 8080;

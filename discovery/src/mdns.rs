@@ -1,0 +1,121 @@
+//! Asking the local network for one machine, on every interface.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use if_addrs::IfAddr;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use crate::MachineName;
+use crate::question::{Told, question, told};
+
+/// When the question is sent: at once, and twice more in case it or its answer was lost. Three packets per interface and family.
+pub(crate) const ASKED_AT: [Duration; 3] = [Duration::ZERO, Duration::from_millis(150), Duration::from_millis(500)];
+/// When nobody is waited for any longer: an answer to the last question has had half a second.
+pub(crate) const GIVEN_UP_AFTER: Duration = Duration::from_millis(1000);
+/// The largest packet read; mDNS packets fit in 9,000 bytes (RFC 6762 section 17).
+const MAX_PACKET: usize = 9000;
+
+/// Where the question goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Network {
+    pub(crate) name: String,
+    pub(crate) own: IpAddr,
+    index: u32,
+}
+
+/// The interfaces to ask on: one IPv4 and one IPv6 address of each, loopback included.
+pub(crate) fn networks() -> io::Result<Vec<Network>> {
+    let mut chosen = BTreeMap::new();
+    for interface in if_addrs::get_if_addrs()? {
+        let own = match &interface.addr {
+            IfAddr::V4(v4) => IpAddr::V4(v4.ip),
+            // Multicast on the loopback interface has no IPv6 route; IPv4 is there.
+            IfAddr::V6(_) if interface.is_loopback() => continue,
+            IfAddr::V6(v6) => IpAddr::V6(v6.ip),
+        };
+        let index = interface.index.unwrap_or(0);
+        let key = (interface.name.clone(), own.is_ipv4());
+        chosen.entry(key).or_insert(Network { name: interface.name, own, index });
+    }
+    Ok(chosen.into_values().collect())
+}
+
+/// Asks on one interface until a complete answer has come or the time is over. `Ok(None)`: nobody answered.
+pub(crate) async fn ask(
+    network: &Network,
+    name: &MachineName,
+    port: u16,
+    id: u16,
+) -> io::Result<Option<(Told, SocketAddr)>> {
+    let Some(packet) = question(name, id) else { return Ok(None) };
+    let socket = open(network)?;
+    let group = match network.own {
+        IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::new(224, 0, 0, 251), port)),
+        IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb), port)),
+    };
+    let started = Instant::now();
+    let mut buffer = vec![0; MAX_PACKET];
+    let ends = ASKED_AT[1..].iter().copied().chain([GIVEN_UP_AFTER]);
+    for until in ends {
+        socket.send_to(&packet, group).await?;
+        loop {
+            tokio::select! {
+                received = socket.recv_from(&mut buffer) => {
+                    let (length, from) = received?;
+                    if let Some(told) = told(name, &buffer[..length]) {
+                        return Ok(Some((told, from)));
+                    }
+                }
+                () = sleep_until(started + until) => break,
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn open(network: &Network) -> io::Result<UdpSocket> {
+    let domain = if network.own.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    match network.own {
+        IpAddr::V4(own) => {
+            socket.set_multicast_if_v4(&own)?;
+            socket.bind(&SocketAddr::from((own, 0)).into())?;
+        }
+        IpAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            socket.set_multicast_if_v6(network.index)?;
+            socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into())?;
+        }
+    }
+    UdpSocket::from_std(socket.into())
+}
+
+/// What came of one interface.
+pub(crate) type Heard = (Network, io::Result<Option<(Told, SocketAddr)>>);
+
+/// Asks on every interface at once; each one's result is sent when it is there.
+pub(crate) fn ask_everywhere(networks: Vec<Network>, name: &MachineName, port: u16, id: u16) -> mpsc::Receiver<Heard> {
+    // One result per interface: nobody ever waits for room.
+    let (heard, receiver) = mpsc::channel(networks.len().max(1));
+    for network in networks {
+        let (heard, name) = (heard.clone(), name.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                told = ask(&network, &name, port, id) => {
+                    // The asker may have gone.
+                    let _ = heard.send((network, told)).await;
+                }
+                // Nobody listens any more: the question ends with its search.
+                () = heard.closed() => {}
+            }
+        });
+    }
+    receiver
+}
