@@ -1,0 +1,423 @@
+//! Which candidates are tried, when, and when a dial is over (routes.md 4).
+
+use std::time::{Duration, Instant};
+
+use super::prospect::{FIRST_PAUSE, LUXURY_CAP, Prospect, backoff};
+use super::*;
+
+/// DNS addresses are tried this far apart, in the order they are told (RFC 8305 asks for 250 ms between whole machines;
+/// these are addresses of one machine that is expected nearby).
+const DNS_STAGGER: Duration = Duration::from_millis(50);
+/// The sources are asked again this often while hunting, and while only a better or second link is looked for.
+const SEARCH_HUNTING: Duration = Duration::from_secs(2);
+const SEARCH_LUXURY: Duration = Duration::from_secs(15);
+
+/// The dial or hunt under way.
+#[derive(Debug)]
+pub(super) struct Hunt {
+    searching: Option<Attempt>,
+    /// The sources were asked, and whether their answers were conclusive.
+    answered: Option<bool>,
+    next_search: Option<Instant>,
+    /// When the next DNS address may start.
+    dns_next: Instant,
+    /// Rounds of a limited dial begun, when this one ends at the latest, when the next begins.
+    round: u32,
+    round_ends: Option<Instant>,
+    round_next: Option<Instant>,
+    started: Instant,
+}
+
+impl Hunt {
+    pub fn new(now: Instant) -> Self {
+        Self {
+            searching: None,
+            answered: None,
+            next_search: None,
+            dns_next: now,
+            round: 1,
+            round_ends: None,
+            round_next: None,
+            started: now,
+        }
+    }
+
+    pub fn over(&mut self) {
+        self.round_ends = None;
+        self.round_next = None;
+    }
+}
+
+impl RouteAgent {
+    /// A source told of a route. Known routes are not tried twice; a better origin or tier is noted.
+    pub fn handle_candidate(&mut self, candidate: Candidate, now: Instant) {
+        self.advance(now);
+        if self.phase != Phase::Over {
+            self.meet(candidate, now);
+        }
+        self.settle(now);
+    }
+
+    /// The sources have told all they know. `conclusive`: every one of them could be asked, so that silence means that
+    /// nobody knows the machine.
+    pub fn handle_sources_done(&mut self, of: Attempt, conclusive: bool, now: Instant) {
+        self.advance(now);
+        if self.hunt.searching == Some(of) {
+            self.hunt.searching = None;
+            self.hunt.answered = Some(conclusive);
+            let pause = if self.primary.is_none() { SEARCH_HUNTING } else { SEARCH_LUXURY };
+            self.hunt.next_search = Some(now + self.jittered(pause));
+            if self.limited() && conclusive && self.prospects.is_empty() {
+                self.end(Verdict::Unknown);
+            }
+        }
+        self.settle(now);
+    }
+
+    fn meet(&mut self, candidate: Candidate, now: Instant) {
+        let limited = self.limited();
+        if let Some(known) = self.prospects.get_mut(&candidate.route) {
+            known.candidate.tier = candidate.tier;
+            // What was heard just now is worth an attempt just now, unless one is out.
+            let fresh = candidate.origin == Origin::Mdns && !limited;
+            if candidate.origin < known.candidate.origin {
+                known.candidate.origin = candidate.origin;
+            }
+            let soon = now + FIRST_PAUSE;
+            if fresh && !known.refused && known.failures > 0 && known.next.is_none_or(|next| next > soon) {
+                known.next = Some(soon);
+            }
+            return;
+        }
+        if self.prospects.len() >= MAX_CANDIDATES && !self.forget_worst_prospect() {
+            return;
+        }
+        let start = if candidate.origin == Origin::Dns {
+            let start = self.hunt.dns_next.max(now);
+            self.hunt.dns_next = start + DNS_STAGGER;
+            start
+        } else {
+            now
+        };
+        let prospect = Prospect {
+            candidate: candidate.clone(),
+            banned: None,
+            refused: false,
+            failures: 0,
+            next: Some(start),
+            patient: None,
+            eager: None,
+            deaths: 0,
+            tried: false,
+        };
+        self.prospects.insert(candidate.route, prospect);
+    }
+
+    fn forget_worst_prospect(&mut self) -> bool {
+        let in_use = |route: &Route| self.lines.values().any(|line| line.route == *route);
+        let worst = self
+            .prospects
+            .iter()
+            .filter(|(route, prospect)| {
+                prospect.failures > 0 && !prospect.refused && prospect.patient.is_none() && !in_use(route)
+            })
+            .max_by_key(|(_, prospect)| (prospect.candidate.origin, prospect.failures))
+            .map(|(route, _)| route.clone());
+        worst.is_some_and(|route| self.prospects.remove(&route).is_some())
+    }
+
+    /// Whether this is a first dial with a limited number of rounds.
+    fn limited(&self) -> bool {
+        self.phase == Phase::Dialing && self.policy.initial_attempts > 0
+    }
+
+    /// Asks the sources, unless they are being asked.
+    pub(super) fn search(&mut self) {
+        if self.hunt.searching.is_none() {
+            let attempt = self.attempt();
+            self.hunt.searching = Some(attempt);
+            self.hunt.next_search = None;
+            self.outputs.push_back(Output::Search { attempt });
+        }
+    }
+
+    /// The primary is gone with nothing to replace it: everything is tried at once.
+    pub(super) fn lost_primary(&mut self, now: Instant) {
+        let other = self.lines.values().any(|line| line.role == Role::Open && line.health != Health::Dead);
+        if other || self.phase == Phase::Over {
+            return;
+        }
+        if !self.policy.reconnect {
+            if self.muted.is_none() {
+                self.phase = Phase::Over;
+                self.cancel_all();
+            }
+            return;
+        }
+        self.tell(Event::Hunting);
+        self.hunt.dns_next = now;
+        self.stagger(now);
+        self.search();
+    }
+
+    /// A link event: what failed before may work now, at once. A verdict of the machine may have been another machine's.
+    pub(super) fn renew_prospects(&mut self, now: Instant) {
+        if self.phase == Phase::Over {
+            return;
+        }
+        if self.phase == Phase::Connected {
+            self.prospects.values_mut().for_each(|prospect| prospect.refused = false);
+        }
+        self.stagger(now);
+        let best = self.primary.and_then(|primary| self.lines.get(&primary)).map(|line| line.facts.tier);
+        if best != Some(Tier::LanDirect) || (self.standby_wanted() && self.standby.is_none()) {
+            self.search();
+        }
+    }
+
+    fn stagger(&mut self, now: Instant) {
+        let mut dns = now.max(self.hunt.dns_next);
+        let limited = self.limited();
+        for prospect in self.prospects.values_mut() {
+            prospect.failures = 0;
+            if limited && prospect.tried {
+                continue;
+            }
+            if prospect.candidate.origin == Origin::Dns {
+                prospect.next = Some(dns);
+                dns += DNS_STAGGER;
+            } else {
+                prospect.next = Some(now);
+            }
+        }
+        self.hunt.dns_next = dns;
+    }
+
+    /// Whether a link over this route would be of use now.
+    fn desired(&self, route: &Route, prospect: &Prospect) -> bool {
+        let given_up = self.phase == Phase::Connected && !self.policy.reconnect;
+        if self.phase == Phase::Over || given_up || prospect.refused || prospect.banned.is_some() {
+            return false;
+        }
+        // One link per route, save for one that is on its way out or does not answer.
+        let busy = |line: &Line| line.route == *route && line.role == Role::Open && line.health == Health::Good;
+        if self.lines.values().any(busy) {
+            return false;
+        }
+        let Some(primary) = self.primary.and_then(|primary| self.lines.get(&primary)) else { return true };
+        let both_silent = primary.health != Health::Good
+            && self.standby.and_then(|standby| self.lines.get(&standby)).is_none_or(|line| line.health != Health::Good);
+        if primary.route == *route {
+            return false;
+        }
+        let leaving = self.lines.values().any(|line| line.route == *route && line.role != Role::Open);
+        let better = prospect.candidate.tier < primary.facts.tier && !leaving;
+        better || both_silent || (self.standby_wanted() && self.standby.is_none() && !leaving)
+    }
+
+    /// Starts and cancels attempts.
+    pub(super) fn pursue(&mut self, now: Instant) {
+        let routes: Vec<Route> = self.prospects.keys().cloned().collect();
+        for route in routes {
+            let Some(prospect) = self.prospects.get(&route) else { continue };
+            if !self.desired(&route, prospect) {
+                self.cancel(&route);
+            } else if prospect.next.is_some_and(|next| next <= now) && self.hunt.round_next.is_none() {
+                self.launch(&route, now);
+            }
+        }
+        if self.limited() && self.hunt.round_ends.is_none() && self.hunt.round_next.is_none() {
+            self.hunt.round_ends = Some(self.hunt.started + self.policy.dial_timeout);
+        }
+        self.end_round_early(now);
+    }
+
+    fn launch(&mut self, route: &Route, now: Instant) {
+        let limited = self.limited();
+        let attempt = self.attempt();
+        let luxury = self.primary.is_some();
+        let Some(cap) = self.prospects.get(route).map(|prospect| prospect.candidate.origin.retry_cap()) else { return };
+        let pause = self.jittered(if luxury { LUXURY_CAP } else { cap });
+        let Some(prospect) = self.prospects.get_mut(route) else { return };
+        prospect.next = (!limited).then(|| now + pause);
+        if prospect.patient.is_none() {
+            prospect.patient = Some((attempt, now));
+        } else if let Some((old, _)) = prospect.eager.replace((attempt, now)) {
+            self.outputs.push_back(Output::Cancel { attempt: old });
+        }
+        self.outputs.push_back(Output::Connect { attempt, route: route.clone() });
+    }
+
+    fn cancel(&mut self, route: &Route) {
+        let Some(prospect) = self.prospects.get_mut(route) else { return };
+        for (attempt, _) in [prospect.patient.take(), prospect.eager.take()].into_iter().flatten() {
+            self.outputs.push_back(Output::Cancel { attempt });
+        }
+    }
+
+    fn cancel_all(&mut self) {
+        let routes: Vec<Route> = self.prospects.keys().cloned().collect();
+        routes.iter().for_each(|route| self.cancel(route));
+        self.hunt.over();
+        self.hunt.next_search = None;
+    }
+
+    /// The route of a pending attempt, which is pending no more; its twin is cancelled when it won.
+    pub(super) fn take_attempt(&mut self, of: Attempt) -> Option<Route> {
+        self.prospects.iter_mut().find_map(|(route, prospect)| {
+            for place in [&mut prospect.patient, &mut prospect.eager] {
+                if place.is_some_and(|(attempt, _)| attempt == of) {
+                    *place = None;
+                    return Some(route.clone());
+                }
+            }
+            None
+        })
+    }
+
+    pub(super) fn attempt_failed(&mut self, route: &Route, why: Failure, now: Instant) {
+        let limited = self.limited();
+        let luxury = self.primary.is_some();
+        let Some(prospect) = self.prospects.get_mut(route) else { return };
+        prospect.failures = prospect.failures.saturating_add(1);
+        prospect.tried = true;
+        prospect.refused |= why.verdict;
+        let cap = if luxury { LUXURY_CAP } else { prospect.candidate.origin.retry_cap() };
+        let pause = backoff(prospect.failures - 1, cap);
+        let pause = self.jittered(pause);
+        if let Some(prospect) = self.prospects.get_mut(route) {
+            let next = now + pause;
+            prospect.next = (!limited && !why.verdict).then(|| prospect.next.map_or(next, |planned| planned.min(next)));
+        }
+        if why.verdict {
+            let verdict = Verdict::Refused { route: route.clone(), message: why.message };
+            // The machine itself has spoken (TLS proved its name): the first dial ends. Later, other routes and a link
+            // event may still lead to a machine that accepts.
+            if self.phase == Phase::Dialing { self.end(verdict) } else { self.tell(Event::Verdict(verdict)) }
+        }
+    }
+
+    /// A round is over as soon as nothing is left to wait for.
+    fn end_round_early(&mut self, now: Instant) {
+        if !self.limited() || self.hunt.round_ends.is_none() || self.hunt.answered.is_none() {
+            return;
+        }
+        let waiting = self.hunt.searching.is_some()
+            || self.prospects.values().any(|prospect| {
+                prospect.patient.is_some()
+                    || (prospect.next.is_some() && !prospect.refused && prospect.banned.is_none())
+            })
+            || !self.lines.is_empty();
+        if !waiting {
+            self.end_round(now);
+        }
+    }
+
+    fn end_round(&mut self, now: Instant) {
+        let routes: Vec<Route> = self.prospects.keys().cloned().collect();
+        routes.iter().for_each(|route| self.cancel(route));
+        self.hunt.round_ends = None;
+        if self.hunt.round >= self.policy.initial_attempts {
+            return self.end(Verdict::Unreachable { attempts: self.hunt.round });
+        }
+        let pause = self.jittered(backoff(self.hunt.round - 1, Duration::from_secs(1)));
+        self.hunt.round_next = Some(now + pause);
+    }
+
+    fn next_round(&mut self, now: Instant) {
+        self.hunt.round += 1;
+        self.hunt.round_next = None;
+        self.hunt.started = now;
+        self.hunt.round_ends = Some(now + self.policy.dial_timeout);
+        self.hunt.answered = None;
+        self.prospects.values_mut().for_each(|prospect| prospect.tried = false);
+        self.hunt.dns_next = now;
+        self.stagger(now);
+        self.search();
+    }
+
+    fn end(&mut self, verdict: Verdict) {
+        self.phase = Phase::Over;
+        self.cancel_all();
+        self.tell(Event::Verdict(verdict));
+    }
+
+    fn wants_search(&self) -> bool {
+        let Some(primary) = self.primary.and_then(|primary| self.lines.get(&primary)) else { return !self.limited() };
+        self.policy.reconnect
+            && (primary.facts.tier != Tier::LanDirect || (self.standby_wanted() && self.standby.is_none()))
+    }
+
+    pub(super) fn hunt_deadlines(&self, each: &mut dyn FnMut(Instant, Timer)) {
+        if self.phase == Phase::Over {
+            return;
+        }
+        for (route, prospect) in &self.prospects {
+            if let Some(until) = prospect.banned {
+                each(until, Timer::Retry);
+            }
+            for (_, started) in [prospect.patient, prospect.eager].into_iter().flatten() {
+                each(started + self.policy.dial_timeout, Timer::Retry);
+            }
+            if let Some(next) = prospect.next
+                && self.hunt.round_next.is_none()
+                && self.desired(route, prospect)
+            {
+                each(next, if prospect.failures == 0 { Timer::Start } else { Timer::Retry });
+            }
+        }
+        if self.limited() {
+            self.hunt.round_ends.iter().chain(&self.hunt.round_next).for_each(|at| each(*at, Timer::Retry));
+        }
+        if let Some(next) = self.hunt.next_search
+            && self.wants_search()
+        {
+            each(next, Timer::Start);
+        }
+    }
+
+    pub(super) fn hunt_due(&mut self, now: Instant) {
+        if self.phase == Phase::Over {
+            return;
+        }
+        let timeout = self.policy.dial_timeout;
+        let mut late = Vec::new();
+        for (route, prospect) in &mut self.prospects {
+            prospect.banned = prospect.banned.filter(|until| *until > now);
+            for place in [&mut prospect.patient, &mut prospect.eager] {
+                if let Some((attempt, started)) = *place
+                    && started + timeout <= now
+                {
+                    *place = None;
+                    late.push((route.clone(), attempt));
+                }
+            }
+        }
+        for (route, attempt) in late {
+            self.outputs.push_back(Output::Cancel { attempt });
+            let message = format!("no answer within {timeout:?}");
+            self.attempt_failed(&route, Failure { stage: Stage::Tcp, verdict: false, message }, now);
+        }
+        if self.limited() {
+            if self.hunt.round_ends.is_some_and(|at| at <= now) {
+                // A link that waits for its validation is no failure.
+                if self.lines.is_empty() { self.end_round(now) } else { self.hunt.round_ends = Some(now + timeout) }
+            }
+            if self.hunt.round_next.is_some_and(|at| at <= now) {
+                self.next_round(now);
+            }
+        }
+        if self.hunt.next_search.is_some_and(|at| at <= now) && self.wants_search() {
+            self.search();
+        }
+    }
+
+    /// The attempt has won: its twin is dropped.
+    pub(super) fn won(&mut self, link: LinkId, now: Instant) {
+        if let Some(route) = self.lines.get(&link).map(|line| line.route.clone()) {
+            self.cancel(&route);
+        }
+        // The handshake is a sign of life: while the primary is silent, of the kind that tells.
+        self.life(link, Sign::Reply, now);
+    }
+}

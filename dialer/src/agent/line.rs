@@ -1,0 +1,140 @@
+//! What is known of one live link, and what follows from its silence alone (routes.md 2).
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::*;
+
+/// Nothing is called silent sooner than this, however short the round trip: schedulers are late by milliseconds.
+const SILENT_FLOOR: Duration = Duration::from_millis(20);
+/// Unanswered probes, or beats, that make a link dead.
+pub(super) const PROBES_TO_DEATH: usize = 3;
+/// Silence that makes a link dead, at least: WebRTC, and direct, where probes share TCP's own loss recovery.
+const DEAD_WEBRTC: Duration = Duration::from_millis(300);
+const DEAD_DIRECT: Duration = Duration::from_millis(400);
+
+/// What the answers of a link say about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    Good,
+    /// Something is out for longer than it should be.
+    Silent,
+    /// ... and the standby answers.
+    Suspect,
+    /// Given up.
+    Dead,
+}
+
+/// Whether a link may carry something new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Open,
+    Leaving { until: Instant, why: Demotion },
+}
+
+/// What the session's beat said of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Validation {
+    Unasked,
+    Asked(Instant),
+    Same,
+    Foreign,
+}
+
+/// One live link.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub route: Route,
+    pub facts: LinkFacts,
+    pub since: Instant,
+    pub role: Role,
+    pub health: Health,
+    pub validation: Validation,
+    pub carried_unheld_motion: bool,
+    /// Smoothed round trip: from probes only, starting at the handshake's.
+    pub rtt: Duration,
+    pub stalled: bool,
+    /// A link over a route that died does not replace a living one before.
+    pub trial: Option<Instant>,
+    pub last_life: Instant,
+    /// When the oldest thing left that no sign of life followed.
+    pub waiting: Option<Instant>,
+    /// When the standby first answered during this silence.
+    pub contrast: Option<Instant>,
+    pub probes: VecDeque<(Attempt, Instant)>,
+    pub probed: Instant,
+    /// Beats unanswered in a row, and when the first was found out.
+    pub beats: (usize, Option<Instant>),
+    pub last_beat: Option<Instant>,
+    /// A dead link that answers again does so since then.
+    pub answering: Option<Instant>,
+}
+
+impl Line {
+    pub fn new(route: Route, facts: LinkFacts, trial: Option<Instant>, now: Instant) -> Self {
+        Self {
+            route,
+            facts,
+            since: now,
+            role: Role::Open,
+            health: Health::Good,
+            validation: Validation::Unasked,
+            carried_unheld_motion: false,
+            rtt: facts.rtt,
+            stalled: false,
+            trial,
+            last_life: now,
+            waiting: None,
+            contrast: None,
+            probes: VecDeque::new(),
+            probed: now,
+            beats: (0, None),
+            last_beat: None,
+            answering: None,
+        }
+    }
+
+    /// Drained for a better link: nothing is asked of it any more.
+    pub fn leaving(&self) -> bool {
+        matches!(self.role, Role::Leaving { why: Demotion::Better, .. })
+    }
+
+    pub fn patience(&self) -> Duration {
+        SILENT_FLOOR.max(self.rtt * 2)
+    }
+
+    /// Silence that makes the link dead.
+    pub fn deadly(&self) -> Duration {
+        (self.rtt * 4).max(if self.facts.tier.is_webrtc() { DEAD_WEBRTC } else { DEAD_DIRECT })
+    }
+
+    pub fn silent_at(&self) -> Option<Instant> {
+        self.waiting.filter(|_| self.health == Health::Good).map(|sent| sent + self.patience())
+    }
+
+    /// The probe that was sent first in this silence stays unanswered as long again, counted from the standby's answer.
+    pub fn suspect_at(&self) -> Option<Instant> {
+        self.contrast.filter(|_| self.health == Health::Silent).map(|answered| answered + self.patience())
+    }
+
+    /// When three probes of this silence are unanswered and it has lasted long enough; `None`: not three were sent.
+    pub fn dead_at(&self) -> Option<Instant> {
+        if !matches!(self.health, Health::Silent | Health::Suspect) {
+            return None;
+        }
+        let since = self.waiting?;
+        let (_, third) = self.probes.iter().filter(|(_, sent)| *sent >= since).nth(PROBES_TO_DEATH - 1)?;
+        Some((*third + self.patience()).max(since + self.deadly()))
+    }
+
+    /// An answer that proves the path now; whatever waited before it says nothing about the future.
+    pub fn alive(&mut self, now: Instant) {
+        self.last_life = now;
+        self.waiting = None;
+        self.contrast = None;
+    }
+
+    pub fn asked(&mut self, now: Instant) {
+        self.waiting.get_or_insert(now);
+    }
+}

@@ -1,0 +1,7 @@
+//! The agent's life in order, on virtual time.
+
+mod life;
+mod model;
+mod rig;
+mod start;
+mod swap;

@@ -1,0 +1,216 @@
+//! Silent, suspect, dead, and back.
+
+use std::time::Duration;
+
+use super::super::*;
+use super::rig::*;
+
+fn hedged(rig: &Rig) -> bool {
+    rig.saw(|output| matches!(output, Output::Hedge { .. }))
+}
+
+#[test]
+fn silence_probes_both_and_the_standbys_answer_makes_suspect() {
+    let (mut rig, primary, standby) = Rig::controlling();
+    let began = rig.now;
+    rig.agent.handle_sent(primary, rig.now);
+    rig.collect();
+    rig.pass(MS * 19, &[standby]);
+    assert!(!rig.saw(|output| matches!(output, Output::Event(Event::Silent { .. }))));
+    rig.pass(MS, &[standby]);
+    assert!(rig.saw(|output| *output == Output::Event(Event::Silent { link: primary })));
+    assert!(rig.saw(|output| matches!(output, Output::Probe { link, .. } if *link == primary)));
+    assert!(!hedged(&rig));
+    rig.pass(MS * 20, &[standby]);
+    assert!(rig.saw(|output| *output == Output::Hedge { from: primary, on: standby }));
+    assert_eq!(rig.now - began, MS * 40);
+    // One sign of life leads back.
+    rig.agent.handle_life(primary, Sign::Reply, rig.now);
+    rig.collect();
+    assert!(rig.saw(|output| *output == Output::HedgeOff));
+    assert!(rig.saw(|output| *output == Output::Event(Event::Alive { link: primary })));
+    rig.pass(Duration::from_secs(5), &[primary, standby]);
+    assert_eq!(rig.agent.primary(), Some(primary));
+}
+
+#[test]
+fn s67_death_swaps_to_the_standby_within_half_a_second() {
+    let (mut rig, primary, standby) = Rig::controlling();
+    let began = rig.now;
+    rig.agent.handle_sent(primary, rig.now);
+    rig.collect();
+    while !rig.used(standby) {
+        rig.pass(MS, &[standby]);
+        assert!(rig.now - began <= MS * 450, "no swap");
+    }
+    assert!(rig.now - began >= MS * 400, "too soon");
+    let at = |wanted: Output| rig.position(|output| *output == wanted);
+    let used = at(Output::Use { link: standby });
+    let drained =
+        rig.position(|output| matches!(output, Output::Drain { link, why: Demotion::Dead, .. } if *link == primary));
+    assert!(at(Output::HedgeOff) < used && used < drained, "{:?}", rig.out);
+}
+
+#[test]
+fn s93_a_slow_handler_on_a_living_link_is_never_hedged_or_swapped() {
+    let (mut rig, primary, standby) = Rig::controlling();
+    for _ in 0..100 {
+        // A call that takes its time leaves again and again; probes are answered.
+        rig.agent.handle_sent(primary, rig.now);
+        rig.collect();
+        rig.pass(MS * 60, &[primary, standby]);
+    }
+    assert!(!hedged(&rig));
+    assert_eq!(rig.agent.primary(), Some(primary));
+}
+
+#[test]
+fn s93_a_machine_that_answers_on_neither_link_is_not_swapped() {
+    let (mut rig, primary, standby) = Rig::controlling();
+    rig.agent.handle_sent(primary, rig.now);
+    rig.collect();
+    rig.pass(Duration::from_secs(10), &[]);
+    assert!(!hedged(&rig));
+    assert_eq!(rig.agent.primary(), Some(primary));
+    rig.pass(Duration::from_secs(1), &[primary, standby]);
+    assert_eq!(rig.agent.primary(), Some(primary));
+}
+
+#[test]
+fn s55_resource_exhausted_is_a_sign_of_life() {
+    let (mut rig, primary, standby) = Rig::controlling();
+    for _ in 0..100 {
+        rig.agent.handle_sent(primary, rig.now);
+        rig.pass(MS * 15, &[standby]);
+        rig.agent.handle_life(primary, Sign::Refused, rig.now);
+        rig.collect();
+    }
+    assert_eq!(rig.agent.primary(), Some(primary));
+    assert!(!rig.saw(|output| matches!(output, Output::Event(Event::Dead { .. }))));
+}
+
+#[test]
+fn without_a_standby_silence_hunts_and_keeps_the_link() {
+    let (mut rig, link) = Rig::connected(Policy::default());
+    rig.candidate(2, Origin::Given, LAN);
+    rig.out.clear();
+    rig.agent.handle_sent(link, rig.now);
+    rig.collect();
+    rig.pass(MS * 500, &[]);
+    assert!(rig.saw(|output| *output == Output::NoRoute { swapping: false }));
+    assert!(!rig.saw(|output| matches!(output, Output::Abort { .. } | Output::Drain { .. })));
+    assert!(rig.out.iter().any(|output| matches!(output, Output::Connect { route, .. } if *route == direct(2))));
+    // One answer makes it primary again.
+    rig.agent.handle_life(link, Sign::Reply, rig.now);
+    rig.collect();
+    assert!(rig.used(link));
+    assert_eq!(rig.agent.primary(), Some(link));
+}
+
+#[test]
+fn a_new_link_replaces_the_silent_one() {
+    let (mut rig, old) = Rig::connected(Policy::default());
+    rig.candidate(2, Origin::Given, LAN);
+    rig.agent.handle_sent(old, rig.now);
+    rig.collect();
+    rig.pass(MS * 500, &[]);
+    let new = rig.connect(2, facts(LAN, 2));
+    let used = rig.position(|output| *output == Output::Use { link: new }).unwrap();
+    let aborted = rig.position(|output| *output == Output::Abort { link: old }).unwrap();
+    assert!(used < aborted);
+}
+
+#[test]
+fn s68_a_flap_of_one_second_without_a_standby_reconnects_nothing() {
+    let (mut rig, link) = Rig::connected(Policy::default());
+    rig.agent.handle_sent(link, rig.now);
+    rig.collect();
+    rig.pass(MS * 1000, &[]);
+    rig.pass(MS * 200, &[link]);
+    assert_eq!(rig.agent.primary(), Some(link));
+    assert!(!rig.saw(|output| matches!(output, Output::Abort { .. })));
+}
+
+#[test]
+fn an_own_stall_judges_nobody() {
+    let (mut rig, primary, standby) = Rig::controlling();
+    rig.agent.handle_sent(primary, rig.now);
+    rig.collect();
+    // SIGSTOP for 5 s: the timer is late by far more than 100 ms.
+    rig.now += Duration::from_secs(5);
+    rig.out.clear();
+    rig.agent.handle_timeout(rig.now);
+    rig.collect();
+    assert!(!rig.saw(|output| matches!(output, Output::Event(Event::Silent { .. } | Event::Dead { .. }))));
+    assert!(rig.saw(|output| matches!(output, Output::Probe { link, .. } if *link == primary)), "asked again at once");
+    rig.pass(Duration::from_secs(1), &[primary, standby]);
+    assert_eq!(rig.agent.primary(), Some(primary));
+}
+
+#[test]
+fn three_beats_unanswered_on_the_primary_and_answered_on_the_standby_demote() {
+    let (mut rig, primary, standby) = Rig::controlling();
+    for _ in 0..2 {
+        rig.agent.handle_beat(primary, false, rig.now);
+    }
+    rig.agent.handle_beat(standby, true, rig.now);
+    rig.collect();
+    assert_eq!(rig.agent.primary(), Some(primary));
+    rig.agent.handle_beat(primary, false, rig.now);
+    rig.collect();
+    assert_eq!(rig.agent.primary(), Some(standby));
+}
+
+#[test]
+fn one_unanswered_beat_makes_silent_and_no_more() {
+    let (mut rig, primary, standby) = Rig::controlling();
+    rig.agent.handle_beat(primary, false, rig.now);
+    rig.collect();
+    assert!(rig.saw(|output| *output == Output::Event(Event::Silent { link: primary })));
+    rig.pass(Duration::from_secs(2), &[primary, standby]);
+    assert_eq!(rig.agent.primary(), Some(primary));
+}
+
+#[test]
+fn a_stalled_primary_is_hedged_until_something_is_acknowledged() {
+    let (mut rig, primary, standby) = Rig::controlling();
+    rig.agent.handle_stalled(primary, rig.now);
+    rig.collect();
+    assert!(rig.saw(|output| *output == Output::Hedge { from: primary, on: standby }));
+    // STUN proves the path, not SCTP.
+    rig.agent.handle_life(primary, Sign::Stun, rig.now);
+    rig.collect();
+    assert!(!rig.saw(|output| *output == Output::HedgeOff));
+    rig.agent.handle_life(primary, Sign::Sack, rig.now);
+    rig.collect();
+    assert!(rig.saw(|output| *output == Output::HedgeOff));
+}
+
+#[test]
+fn idle_links_are_probed_every_three_seconds_and_controlling_ones_ten_times_a_second() {
+    let probes = |rig: &Rig, link| {
+        rig.out.iter().filter(|output| matches!(output, Output::Probe { link: at, .. } if *at == link)).count()
+    };
+    let (mut rig, link) = Rig::connected(Policy::default());
+    let before = rig.agent.attempts;
+    rig.pass(Duration::from_secs(31), &[link]);
+    assert_eq!(rig.agent.attempts - before, 10);
+    assert_eq!(probes(&rig, link), 0, "all answered");
+
+    let (mut rig, primary, standby) = Rig::controlling();
+    let before = rig.agent.attempts;
+    rig.pass(MS * 2050, &[primary, standby]);
+    assert_eq!(rig.agent.attempts - before, 20);
+}
+
+#[test]
+fn stale_answers_are_ignored() {
+    let (mut rig, link) = Rig::connected(Policy::default());
+    rig.agent.handle_probe(Attempt(9999), MS, rig.now);
+    rig.agent.handle_failed(Attempt(9999), failure(true), rig.now);
+    rig.agent.handle_life(LinkId(77), Sign::Reply, rig.now);
+    rig.agent.handle_closed(LinkId(77), rig.now);
+    rig.agent.handle_validated(link, Validated::ForeignOrUnknown, rig.now);
+    rig.collect();
+    assert!(rig.out.is_empty(), "{:?}", rig.out);
+}

@@ -1,0 +1,192 @@
+//! Standby, validation, promotion, redemption.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use super::super::*;
+use super::rig::*;
+
+#[test]
+fn a_standby_is_looked_for_once_something_is_held() {
+    let (mut rig, primary) = Rig::connected(Policy::default());
+    rig.candidate(2, Origin::Mdns, LAN);
+    assert!(rig.attempt(2).is_none(), "no better, no standby wanted");
+    rig.hold(0, Peer::Ours { boot: 1 });
+    let standby = rig.connect(2, facts(LAN, 2));
+    assert!(rig.saw(|output| *output == Output::Validate { link: standby }));
+    assert_eq!(rig.agent.standby(), None, "not before the session's beat");
+    rig.agent.handle_validated(standby, Validated::SameSession, rig.now);
+    rig.collect();
+    assert!(rig.saw(|output| *output == Output::Event(Event::Standby { link: Some(standby) })));
+    assert_eq!(rig.agent.primary(), Some(primary));
+    // The lapse ends the want, and the standby is let go.
+    rig.agent.handle_held(Held::Nothing, Peer::Stock, rig.now);
+    rig.collect();
+    assert!(rig.saw(|output| matches!(output, Output::Drain { link, .. } if *link == standby)));
+}
+
+#[test]
+fn an_unanswered_validation_is_asked_again() {
+    let (mut rig, _) = Rig::connected(Policy::default());
+    rig.hold(0, Peer::Ours { boot: 1 });
+    rig.candidate(2, Origin::Mdns, LAN);
+    let standby = rig.connect(2, facts(LAN, 2));
+    rig.out.clear();
+    rig.pass(MS * 1000, &[LinkId(1), standby]);
+    assert!(rig.saw(|output| *output == Output::Validate { link: standby }));
+}
+
+#[test]
+fn a_foreign_link_is_not_used_and_not_retried_for_a_minute() {
+    let (mut rig, primary) = Rig::connected(Policy::default());
+    rig.hold(0, Peer::Ours { boot: 1 });
+    rig.candidate(2, Origin::Given, LAN);
+    let foreign = rig.connect(2, facts(LAN, 2));
+    rig.agent.handle_validated(foreign, Validated::ForeignOrUnknown, rig.now);
+    rig.collect();
+    assert!(rig.saw(|output| *output == Output::Abort { link: foreign }));
+    rig.pass(MS * 59_900, &[primary]);
+    assert!(rig.attempt(2).is_none());
+    rig.pass(MS * 200, &[primary]);
+    assert!(rig.attempt(2).is_some());
+}
+
+#[test]
+fn with_no_other_link_a_foreign_one_waits_for_the_lapse() {
+    let (mut rig, primary) = Rig::connected(Policy::default());
+    rig.hold(0, Peer::Ours { boot: 1 });
+    rig.close(primary);
+    rig.pass(MS * 200, &[]);
+    let restarted = rig.connect(1, facts(LAN, 1));
+    assert!(rig.saw(|output| *output == Output::Validate { link: restarted }));
+    rig.agent.handle_validated(restarted, Validated::ForeignOrUnknown, rig.now);
+    rig.collect();
+    assert!(!rig.used(restarted));
+    assert!(!rig.saw(|output| *output == Output::Abort { link: restarted }));
+    rig.agent.handle_held(Held::Nothing, Peer::Ours { boot: 2 }, rig.now);
+    rig.collect();
+    assert!(rig.used(restarted));
+}
+
+#[test]
+fn s38_a_reconnect_validates_before_any_call() {
+    let (mut rig, primary) = Rig::connected(Policy::default());
+    rig.hold(0, Peer::Ours { boot: 1 });
+    rig.close(primary);
+    assert!(rig.saw(|output| *output == Output::NoRoute { swapping: false }));
+    rig.pass(MS * 200, &[]);
+    let again = rig.connect(1, facts(LAN, 1));
+    assert!(rig.saw(|output| *output == Output::NoRoute { swapping: true }));
+    assert!(!rig.used(again));
+    rig.agent.handle_validated(again, Validated::SameSession, rig.now);
+    rig.collect();
+    assert!(rig.used(again));
+}
+
+#[test]
+fn a_closed_primary_is_replaced_by_the_standby_in_the_same_step() {
+    let (mut rig, primary, standby) = Rig::controlling();
+    rig.close(primary);
+    assert!(rig.used(standby));
+    assert!(!rig.saw(|output| matches!(output, Output::NoRoute { .. })));
+}
+
+#[test]
+fn another_path_makes_the_better_standby() {
+    let (mut rig, primary) = Rig::connected(Policy { standby: StandbyPolicy::Always, ..Policy::default() });
+    rig.candidate(2, Origin::Given, LAN);
+    rig.candidate(3, Origin::Given, Tier::WanDirect);
+    let same_path = rig.connect(2, facts(LAN, 1));
+    assert_eq!(rig.agent.standby(), Some(same_path));
+    let _ = primary;
+    rig.out.clear();
+    // Only one standby is kept; the attempt that was under way was dropped.
+    assert!(rig.attempt(3).is_none());
+}
+
+#[test]
+fn a_dead_link_is_promoted_again_only_after_three_seconds_and_then_six() {
+    let (mut rig, lan, wan) = {
+        let (mut rig, lan) = Rig::connected(Policy { standby: StandbyPolicy::Always, ..Policy::default() });
+        rig.candidate(2, Origin::Given, Tier::WanDirect);
+        let wan = rig.connect(2, facts(Tier::WanDirect, 2));
+        (rig, lan, wan)
+    };
+    for penance in [3000, 6000] {
+        rig.agent.handle_sent(lan, rig.now);
+        rig.pass(MS * 600, &[wan]);
+        assert_eq!(rig.agent.primary(), Some(wan));
+        let began = rig.now;
+        while rig.agent.primary() == Some(wan) {
+            rig.pass(MS * 10, &[lan, wan]);
+            assert!(rig.now - began < MS * (penance + 1200), "never redeemed");
+        }
+        assert!(rig.now - began >= MS * penance, "{:?}", rig.now - began);
+    }
+}
+
+#[test]
+fn with_a_stock_machine_promotion_waits_for_monitored_calls() {
+    let mut rig = Rig::new(Policy::default());
+    rig.candidate(1, Origin::Given, Tier::WanDirect);
+    let wan = rig.connect(1, facts(Tier::WanDirect, 1));
+    rig.hold(1, Peer::Stock);
+    rig.candidate(2, Origin::Mdns, LAN);
+    let lan = rig.connect(2, facts(LAN, 2));
+    rig.agent.handle_validated(lan, Validated::SameSession, rig.now);
+    rig.collect();
+    assert_eq!(rig.agent.primary(), Some(wan));
+    rig.hold(0, Peer::Stock);
+    assert_eq!(rig.agent.primary(), Some(lan));
+}
+
+#[test]
+fn a_link_that_carried_motion_without_a_session_is_only_replaced_when_it_dies() {
+    let mut rig = Rig::new(Policy::default());
+    rig.candidate(1, Origin::Given, Tier::WanDirect);
+    let wan = rig.connect(1, facts(Tier::WanDirect, 1));
+    rig.agent.handle_unheld_motion(wan, rig.now);
+    rig.candidate(2, Origin::Mdns, LAN);
+    let lan = rig.connect(2, facts(LAN, 2));
+    rig.pass(Duration::from_secs(20), &[wan, lan]);
+    assert_eq!(rig.agent.primary(), Some(wan));
+    rig.close(wan);
+    assert_eq!(rig.agent.primary(), Some(lan));
+}
+
+#[test]
+fn with_a_stock_machine_an_unanswered_call_is_aborted_before_the_swap() {
+    let (mut rig, primary, standby) = Rig::controlling();
+    rig.hold(1, Peer::Stock);
+    rig.agent.handle_sent(primary, rig.now);
+    rig.pass(MS * 600, &[standby]);
+    let aborted = rig.position(|output| *output == Output::Abort { link: primary }).expect("aborted");
+    let used = rig.position(|output| *output == Output::Use { link: standby }).expect("used");
+    assert!(aborted < used);
+}
+
+#[test]
+fn within_a_tier_only_a_link_that_is_much_better_for_three_seconds_takes_over() {
+    let slow = LinkFacts { rtt: MS * 40, ..facts(LAN, 1) };
+    let mut rig = Rig::new(Policy { standby: StandbyPolicy::Always, probe: false, ..Policy::default() });
+    rig.candidate(1, Origin::Given, LAN);
+    let first = rig.connect(1, slow);
+    rig.candidate(2, Origin::Given, LAN);
+    let second = rig.connect(2, facts(LAN, 2));
+    rig.pass(MS * 2990, &[]);
+    assert_eq!(rig.agent.primary(), Some(first));
+    rig.pass(MS * 20, &[]);
+    assert_eq!(rig.agent.primary(), Some(second));
+    assert_eq!(rig.agent.standby(), Some(first), "the old primary stays warm");
+}
+
+#[test]
+fn a_lost_local_address_swaps_at_once() {
+    let (mut rig, primary, standby) = Rig::controlling();
+    let gone = IpAddr::V4(Ipv4Addr::new(10, 0, 1, 1));
+    assert_eq!(facts(LAN, 1).path, Some(gone));
+    rig.agent.handle_network_changed(NetChange::Lost(gone), rig.now);
+    rig.collect();
+    assert_eq!(rig.agent.primary(), Some(standby));
+    assert!(rig.saw(|output| matches!(output, Output::Drain { link, .. } if *link == primary)));
+}

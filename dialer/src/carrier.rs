@@ -1,0 +1,186 @@
+//! A link in service: its authorization, what is out on it, and whether it still stands.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use http::HeaderValue;
+use tokio::sync::{Notify, watch};
+use transport::{Link, LinkId};
+
+use crate::agent::{Route, Tier};
+
+/// What calls on a link should know of it while they wait.
+#[derive(Clone)]
+pub(crate) enum Standing {
+    /// Nothing remarkable.
+    Good,
+    /// The machine does not answer here but on that other link: copy what may be copied.
+    Hedged(Arc<Carrier>),
+    /// Given up as a path: what is unanswered is decided now.
+    Lost,
+}
+
+/// A link and what belongs to it.
+pub(crate) struct Carrier {
+    pub link: Link,
+    pub route: Route,
+    pub tier: Tier,
+    pub authorization: Option<HeaderValue>,
+    pub standing: watch::Sender<Standing>,
+    pub meter: Meter,
+}
+
+impl Carrier {
+    pub fn new(link: Link, route: Route, tier: Tier, authorization: Option<HeaderValue>, meter: Meter) -> Arc<Self> {
+        let standing = watch::Sender::new(Standing::Good);
+        Arc::new(Self { link, route, tier, authorization, standing, meter })
+    }
+
+    /// Whether the link died, also before the agent heard of it.
+    pub fn gone(&self) -> bool {
+        self.link.is_closed().is_some() || matches!(*self.standing.borrow(), Standing::Lost)
+    }
+}
+
+/// Counts what is out on a link with a few atomic operations per call; the agent's task reads it every few milliseconds
+/// while there is traffic and sleeps otherwise.
+pub(crate) struct Meter {
+    base: Instant,
+    wake: Arc<Wake>,
+    out: AtomicU32,
+    /// Nanoseconds after `base` at which the oldest unanswered call since the last answer left; 0: none.
+    waiting: AtomicU64,
+    /// Nanoseconds after `base` of the last answer.
+    life: AtomicU64,
+    motion: AtomicBool,
+}
+
+/// Wakes the agent's task at the first call after a pause.
+#[derive(Default)]
+pub(crate) struct Wake {
+    armed: AtomicBool,
+    notify: Notify,
+}
+
+impl Wake {
+    pub fn ring(&self) {
+        if !self.armed.swap(true, Ordering::AcqRel) {
+            self.notify.notify_one();
+        }
+    }
+
+    pub async fn rung(&self) {
+        self.notify.notified().await;
+    }
+
+    /// Traffic paused: the next call rings again.
+    pub fn rest(&self) {
+        self.armed.store(false, Ordering::Release);
+    }
+}
+
+/// What a meter shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reading {
+    /// When the last answer came, if one ever did.
+    pub life: Option<Instant>,
+    /// Something left after it.
+    pub waiting: bool,
+    /// Calls under way.
+    pub out: u32,
+    /// A motion call without a session left since the last reading.
+    pub unheld_motion: bool,
+}
+
+impl Meter {
+    pub fn new(wake: Arc<Wake>) -> Self {
+        Self {
+            base: Instant::now() - Duration::from_nanos(1),
+            wake,
+            out: AtomicU32::new(0),
+            waiting: AtomicU64::new(0),
+            life: AtomicU64::new(0),
+            motion: AtomicBool::new(false),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// A call leaves; the guard counts it until it is answered or dropped.
+    pub fn sent(&self, unheld_motion: bool) -> Out<'_> {
+        self.out.fetch_add(1, Ordering::Relaxed);
+        let _ = self.waiting.compare_exchange(0, self.now(), Ordering::AcqRel, Ordering::Relaxed);
+        if unheld_motion {
+            self.motion.store(true, Ordering::Relaxed);
+        }
+        self.wake.ring();
+        Out { meter: self }
+    }
+
+    pub fn is_out(&self) -> bool {
+        self.out.load(Ordering::Acquire) > 0 || self.waiting.load(Ordering::Acquire) != 0
+    }
+
+    pub fn read(&self) -> Reading {
+        let life = match self.life.load(Ordering::Acquire) {
+            0 => None,
+            nanos => Some(self.base + Duration::from_nanos(nanos)),
+        };
+        Reading {
+            life,
+            waiting: self.waiting.load(Ordering::Acquire) != 0,
+            out: self.out.load(Ordering::Relaxed),
+            unheld_motion: self.motion.swap(false, Ordering::Relaxed),
+        }
+    }
+}
+
+/// A call under way.
+pub(crate) struct Out<'a> {
+    meter: &'a Meter,
+}
+
+impl Out<'_> {
+    /// The reply's head came: a sign of life.
+    pub fn answered(&self) {
+        self.meter.waiting.store(0, Ordering::Release);
+        self.meter.life.store(self.meter.now(), Ordering::Release);
+    }
+}
+
+impl Drop for Out<'_> {
+    fn drop(&mut self) {
+        self.meter.out.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the channel, the switch and the agent's task share.
+pub(crate) struct Shared {
+    /// The machine as the user wrote it, for messages.
+    pub address: String,
+    /// The link that carries calls.
+    pub primary: ArcSwapOption<Carrier>,
+    /// All links, by number.
+    pub links: arc_swap::ArcSwap<std::collections::BTreeMap<LinkId, Arc<Carrier>>>,
+    /// Steps with every change of `primary` or of `swapping`.
+    pub changed: watch::Sender<Signpost>,
+    /// Copies under way.
+    pub hedges: AtomicU32,
+    /// Longest wait for a link of a call without a deadline.
+    pub call_timeout: Duration,
+    /// Methods whose last reply was larger than a copy may be.
+    pub large: std::sync::Mutex<std::collections::BTreeSet<String>>,
+}
+
+/// Where calls stand when there is no primary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Signpost {
+    pub swapping: bool,
+    pub over: bool,
+    /// Changes of the primary so far.
+    pub swaps: u64,
+}

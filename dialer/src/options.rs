@@ -1,0 +1,86 @@
+//! What the user decides about a dial, and the seam where credentials enter.
+
+use std::time::Duration;
+
+use discovery::{FinderOptions, MachineAddress};
+use futures_util::future::BoxFuture;
+use http::HeaderValue;
+use transport::Link;
+use transport::tls::Trust;
+
+use crate::agent::Policy;
+
+/// What to dial and how.
+pub struct DialOptions {
+    /// The machine.
+    pub target: MachineAddress,
+    /// The name its certificate must prove; `None`: the machine's own name, or the host or address given.
+    pub tls_name: Option<String>,
+    /// Speak without encryption, credentials included. Default: no.
+    pub insecure: bool,
+    /// Whose certificates are accepted.
+    pub trust: Trust,
+    /// How calls without a deadline wait for a link at most. Default 5 s.
+    pub call_timeout: Duration,
+    /// Where addresses come from.
+    pub finder: FinderOptions,
+    /// Attempts, timeouts, standby, probes.
+    pub policy: Policy,
+    /// Decides all jitter; print it to replay a run.
+    pub seed: u64,
+}
+
+impl DialOptions {
+    /// The defaults for a machine: verified by the system's roots, three initial attempts of at most 20 s.
+    pub fn new(target: MachineAddress) -> Self {
+        Self {
+            target,
+            tls_name: None,
+            insecure: false,
+            trust: Trust::system(),
+            call_timeout: Duration::from_secs(5),
+            finder: FinderOptions::default(),
+            policy: Policy::default(),
+            seed: u64::from(std::process::id()) ^ clock_bits(),
+        }
+    }
+}
+
+/// Enough to tell clients apart; jitter needs no more.
+fn clock_bits() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since.as_nanos() as u64
+}
+
+/// Authenticates on a fresh link, after the machine has proven its name and before anybody hears of the link.
+pub trait Admit: Send + Sync + 'static {
+    /// Authenticates. Called for every link, also when reconnecting.
+    fn admit<'a>(&'a self, link: &'a Link) -> BoxFuture<'a, Result<Admitted, Refusal>>;
+}
+
+/// What calls on an admitted link carry.
+#[derive(Clone, Debug, Default)]
+pub struct Admitted {
+    /// The `authorization` header; mark it sensitive.
+    pub authorization: Option<HeaderValue>,
+}
+
+/// Why a link was not admitted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The machine refused the credentials: they are not sent again. Otherwise the transport failed.
+    pub verdict: bool,
+    /// What happened.
+    pub message: String,
+}
+
+/// Admits every link without credentials.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Anonymous;
+
+impl Admit for Anonymous {
+    fn admit<'a>(&'a self, _: &'a Link) -> BoxFuture<'a, Result<Admitted, Refusal>> {
+        Box::pin(std::future::ready(Ok(Admitted::default())))
+    }
+}

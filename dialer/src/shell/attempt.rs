@@ -1,0 +1,156 @@
+//! One try: connect, let the machine prove its name, authenticate; and the probe of a link that stands.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request};
+use http_body_util::Full;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::sync::{OnceCell, mpsc};
+use tonic::body::Body;
+use transport::{Address, ConnectOptions, Lane, Link, LinkId, Security, Target};
+
+use super::Input;
+use crate::agent::{Attempt, Failure, Route, Stage};
+use crate::options::Admit;
+
+/// A probe that is out for longer is forgotten; the agent judged it long before.
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
+/// The cheapest call of existing machines; UNIMPLEMENTED is an answer too.
+const PROBE: &str = "/viam.robot.v1.RobotService/GetVersion";
+/// gRPC's framing of an empty message: not compressed, length 0.
+const EMPTY: Bytes = Bytes::from_static(&[0; 5]);
+
+/// What every attempt of a dialer needs.
+pub(super) struct Maker {
+    pub admit: Arc<dyn Admit>,
+    /// `None`: in clear, because the user said so.
+    pub tls: Option<Tls>,
+    pub timeout: Duration,
+}
+
+/// How the machine is to prove itself.
+pub(super) struct Tls {
+    pub trust: transport::tls::Trust,
+    /// The name, or why there is none.
+    pub name: Result<ServerName<'static>, String>,
+    /// Made once, off the runtime: reading the system's roots takes milliseconds.
+    pub config: OnceCell<Result<Arc<ClientConfig>, String>>,
+}
+
+impl Tls {
+    pub async fn config(&self) -> Result<Arc<ClientConfig>, String> {
+        let made = self.config.get_or_init(|| async {
+            let trust = self.trust.clone();
+            match tokio::task::spawn_blocking(move || trust.client_config()).await {
+                Ok(made) => made.map_err(|error| error.to_string()),
+                Err(_) => Err("the system's roots could not be read".to_owned()),
+            }
+        });
+        made.await.clone()
+    }
+
+    async fn security(&self) -> Result<Security, String> {
+        let name = self.name.clone()?;
+        Ok(Security::Tls { config: self.config().await?, name })
+    }
+}
+
+impl Maker {
+    async fn target(&self, route: &Route) -> Result<Target, String> {
+        match route {
+            // The file system's permissions decide who listens there.
+            Route::Unix(path) => Ok(Target { address: Address::Unix(path.clone()), security: Security::Clear }),
+            Route::Direct(address) => {
+                let security = match &self.tls {
+                    Some(tls) => tls.security().await?,
+                    None => Security::Clear,
+                };
+                Ok(Target { address: Address::Tcp(*address), security })
+            }
+        }
+    }
+
+    /// Makes a link and has it admitted. Reports every stage on the way, and the end.
+    pub async fn make(self: Arc<Self>, attempt: Attempt, route: Route, inputs: mpsc::UnboundedSender<Input>) {
+        let made = self.link(attempt, &route, &inputs).await;
+        // An error means that the dialer is closed.
+        let _ = inputs.send(match made {
+            Ok((link, authorization)) => Input::Connected { attempt, route, link, authorization },
+            Err(why) => Input::Failed { attempt, why },
+        });
+    }
+
+    async fn link(
+        &self,
+        attempt: Attempt,
+        route: &Route,
+        inputs: &mpsc::UnboundedSender<Input>,
+    ) -> Result<(Link, Option<HeaderValue>), Failure> {
+        let fail = |stage, message| Failure { stage, verdict: false, message };
+        let target = self.target(route).await.map_err(|message| fail(Stage::Tls, message))?;
+        let options = ConnectOptions { tcp_timeout: self.timeout, handshake_timeout: self.timeout };
+        let mut stages = |stage, _| {
+            let _ = inputs.send(Input::Stage { attempt, stage: stage_of(stage) });
+        };
+        let connected = transport::direct::connect(&target, &options, &mut stages).await;
+        // Who answers without proving to be the machine is not the machine: no verdict of it, whatever it says.
+        let link = connected.map_err(|error| fail(stage_of(error.stage), error.what))?;
+        let admitted = tokio::time::timeout(self.timeout, self.admit.admit(&link)).await;
+        match admitted {
+            Ok(Ok(admitted)) => {
+                let _ = inputs.send(Input::Stage { attempt, stage: Stage::Auth });
+                Ok((link, admitted.authorization))
+            }
+            Ok(Err(refusal)) => {
+                link.sever("not admitted");
+                Err(Failure { stage: Stage::Auth, verdict: refusal.verdict, message: refusal.message })
+            }
+            Err(_) => {
+                link.sever("authentication took too long");
+                Err(fail(Stage::Auth, format!("no answer within {:?}", self.timeout)))
+            }
+        }
+    }
+}
+
+fn stage_of(stage: transport::Stage) -> Stage {
+    match stage {
+        transport::Stage::Tcp => Stage::Tcp,
+        transport::Stage::Tls => Stage::Tls,
+        transport::Stage::Http2 => Stage::Http2,
+    }
+}
+
+/// Asks the cheapest question and reports the answer, whatever it is.
+pub(super) async fn probe(
+    attempt: Attempt,
+    link: Link,
+    authorization: Option<HeaderValue>,
+    inputs: mpsc::UnboundedSender<Input>,
+) {
+    let mut request = Request::new(Body::new(Full::new(EMPTY)));
+    *request.method_mut() = http::Method::POST;
+    *request.uri_mut() = http::Uri::from_static(PROBE);
+    *request.version_mut() = http::Version::HTTP_2;
+    let headers = request.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(http::header::TE, HeaderValue::from_static("trailers"));
+    if let Some(authorization) = authorization {
+        headers.insert(http::header::AUTHORIZATION, authorization);
+    }
+    let began = Instant::now();
+    let answer = tokio::time::timeout(PROBE_LIMIT, link.call(request, Lane::Reserved)).await;
+    if let Ok(Ok(_)) = answer {
+        let _ = inputs.send(Input::Probed { attempt, rtt: began.elapsed() });
+    }
+}
+
+/// Resolves with a link's end.
+pub(super) async fn watch(link: Link, inputs: mpsc::UnboundedSender<Input>) {
+    let why = link.closed().await;
+    let id: LinkId = link.info().id;
+    let _ = inputs.send(Input::Closed { link: id, why });
+}

@@ -1,0 +1,359 @@
+//! The task that runs the agent: waits for the next thing, feeds it in, does what comes out.
+
+mod attempt;
+mod network;
+mod outputs;
+mod sources;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use http::HeaderValue;
+use tokio::sync::{OnceCell, broadcast, mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+use transport::{CloseReason, Link, LinkId};
+
+use crate::agent::{Attempt, Candidate, Failure, Held, LinkFacts, NetChange, Origin, Route, RouteAgent, Sign, Stage};
+use crate::carrier::{Carrier, Meter, Shared, Signpost, Wake};
+use crate::channel::MachineChannel;
+use crate::flight::{DialError, Recorder};
+use crate::options::{Admit, DialOptions};
+use crate::switch::{LinkSwitch, LinkView, RouteEvent, Told};
+use attempt::{Maker, Tls};
+use network::{Network, SleepWatch};
+use sources::Sources;
+
+/// How often the meters are read while there is traffic: a quarter of the shortest silence.
+const TICK: Duration = Duration::from_millis(5);
+/// Without a call for this long the task sleeps until the next one.
+const REST: Duration = Duration::from_millis(200);
+/// A call that is out this long after the last sign of life asks for a new one.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Events kept for a slow receiver.
+const EVENTS: usize = 256;
+/// Candidates that wait for the agent; a flood of answers waits in the source.
+const FOUND: usize = 64;
+
+/// What the dialer's own tasks report. Every message answers an output of the agent, whose number is bounded.
+pub(crate) enum Input {
+    Stage { attempt: Attempt, stage: Stage },
+    Connected { attempt: Attempt, route: Route, link: Link, authorization: Option<HeaderValue> },
+    Failed { attempt: Attempt, why: Failure },
+    Closed { link: LinkId, why: CloseReason },
+    Probed { attempt: Attempt, rtt: Duration },
+}
+
+/// What a search reports.
+pub(crate) enum Found {
+    Candidate(Route, Origin),
+    Complaint(String),
+    Done { search: Attempt, conclusive: bool },
+}
+
+/// Makes and keeps the connection to one machine.
+pub struct Dialer;
+
+impl Dialer {
+    /// Starts dialling, in a task on the current Tokio runtime. Both halves are ready at once: calls wait for the first
+    /// link as their class allows.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub fn start(options: DialOptions, admit: Arc<dyn Admit>) -> (MachineChannel, LinkSwitch) {
+        let now = Instant::now();
+        let address = options.target.to_string();
+        let wake = Arc::new(Wake::default());
+        let shared = Arc::new(Shared {
+            address: address.clone(),
+            primary: ArcSwapOption::empty(),
+            links: ArcSwap::default(),
+            changed: watch::Sender::new(Signpost::default()),
+            hedges: AtomicU32::new(0),
+            call_timeout: options.call_timeout,
+            large: Mutex::default(),
+        });
+        let (events, _) = broadcast::channel(EVENTS);
+        let (first_told, first) = watch::channel(None);
+        let (told, telling) = mpsc::unbounded_channel();
+        let (inputs, reports) = mpsc::unbounded_channel();
+        let (found_by, found) = mpsc::channel(FOUND);
+        let tls = (!options.insecure).then(|| Tls {
+            trust: options.trust,
+            name: sources::server_name(options.tls_name.as_deref(), &options.target),
+            config: OnceCell::new(),
+        });
+        let maker = Arc::new(Maker { admit, tls, timeout: options.policy.dial_timeout });
+        let early = maker.clone();
+        tokio::spawn(async move {
+            if let Some(tls) = &early.tls {
+                // The roots are read while the addresses are looked for; an error is told by the attempts.
+                let _ = tls.config().await;
+            }
+        });
+        let task = Task {
+            agent: RouteAgent::new(options.policy, options.seed, now),
+            sources: Sources::new(options.target, options.finder),
+            flight: Recorder::new(address, "dial", now),
+            shared: shared.clone(),
+            events: events.clone(),
+            first: first_told,
+            maker,
+            told: telling,
+            inputs,
+            reports,
+            found_by,
+            found,
+            wake,
+            traffic: None,
+            searching: None,
+            attempts: BTreeMap::new(),
+            origins: BTreeMap::new(),
+            carriers: BTreeMap::new(),
+            network: Network::read(),
+            sleep: SleepWatch::new(),
+            window: None,
+        };
+        tokio::spawn(task.run());
+        let switch = LinkSwitch { shared: shared.clone(), events: events.downgrade(), first, told: told.clone() };
+        (MachineChannel { shared, alive: told }, switch)
+    }
+}
+
+/// A link and what was read off its meter.
+struct Served {
+    carrier: Arc<Carrier>,
+    life: Option<Instant>,
+    asked: Instant,
+}
+
+struct Task {
+    agent: RouteAgent,
+    sources: Sources,
+    flight: Recorder,
+    shared: Arc<Shared>,
+    events: broadcast::Sender<RouteEvent>,
+    first: watch::Sender<Option<Result<LinkView, Arc<DialError>>>>,
+    maker: Arc<Maker>,
+    told: mpsc::UnboundedReceiver<Told>,
+    inputs: mpsc::UnboundedSender<Input>,
+    reports: mpsc::UnboundedReceiver<Input>,
+    found_by: mpsc::Sender<Found>,
+    found: mpsc::Receiver<Found>,
+    wake: Arc<Wake>,
+    /// While there is traffic: when the last call was seen.
+    traffic: Option<Instant>,
+    searching: Option<AbortHandle>,
+    attempts: BTreeMap<Attempt, (AbortHandle, Route)>,
+    /// Who told of a route first; bounded by the agent's candidates.
+    origins: BTreeMap<Route, Origin>,
+    carriers: BTreeMap<LinkId, Served>,
+    network: Network,
+    sleep: SleepWatch,
+    /// The window of the session that is held: every link's kernel gives up unacknowledged data accordingly.
+    window: Option<Duration>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut poll = tokio::time::interval(network::POLL);
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        poll.tick().await;
+        let done = loop {
+            self.perform();
+            let due = self.agent.poll_timeout().map(|(at, _)| at);
+            let tick = self.traffic.map(|_| Instant::now() + TICK);
+            let next = [due, tick].into_iter().flatten().min();
+            tokio::select! {
+                biased;
+                told = self.told.recv() => match told {
+                    // Every switch and channel is gone.
+                    None => break None,
+                    Some(Told::Close(done)) => break Some(done),
+                    Some(told) => self.handle_told(told),
+                },
+                Some(input) = self.reports.recv() => self.handle_input(input),
+                Some(found) = self.found.recv() => self.handle_found(found),
+                () = self.wake.rung() => self.traffic = Some(Instant::now()),
+                () = sleep_until(next) => self.agent.handle_timeout(Instant::now()),
+                _ = poll.tick() => self.watch_network(),
+            }
+            if self.traffic.is_some() {
+                self.read_meters();
+            }
+        };
+        self.end(done);
+    }
+
+    fn handle_told(&mut self, told: Told) {
+        let now = Instant::now();
+        match told {
+            Told::Held(held, peer) => {
+                let window = match held {
+                    Held::Session { window, .. } => Some(window),
+                    Held::Nothing => None,
+                };
+                if window != self.window {
+                    self.window = window;
+                    self.carriers.values().for_each(|served| served.carrier.link.hold(window));
+                }
+                self.agent.handle_held(held, peer, now);
+            }
+            Told::Beat(link, answered) => self.agent.handle_beat(link, answered, now),
+            Told::Validated(link, what) => self.agent.handle_validated(link, what, now),
+            Told::Standby(policy) => self.agent.set_standby(policy, now),
+            Told::NetworkChanged => self.agent.handle_network_changed(NetChange::Changed, now),
+            Told::Close(_) => {}
+        }
+    }
+
+    fn handle_input(&mut self, input: Input) {
+        let now = Instant::now();
+        match input {
+            Input::Stage { attempt, stage } => self.flight.stage(attempt, stage, now),
+            Input::Failed { attempt, why } => {
+                if let Some((_, route)) = self.attempts.remove(&attempt) {
+                    tracing::debug!(%route, stage = why.stage.name(), why = %why.message, "attempt failed");
+                    self.flight.failed(attempt, &why, now);
+                    self.agent.handle_failed(attempt, why, now);
+                }
+            }
+            Input::Connected { attempt, route, link, authorization } => {
+                self.attempts.remove(&attempt);
+                self.connected(attempt, route, link, authorization, now);
+            }
+            Input::Closed { link, why } => {
+                tracing::debug!(%link, %why, "link closed");
+                self.carriers.remove(&link);
+                self.agent.handle_closed(link, now);
+                self.tell(RouteEvent::Closed { link, why });
+            }
+            Input::Probed { attempt, rtt } => self.agent.handle_probe(attempt, rtt, now),
+        }
+    }
+
+    fn connected(
+        &mut self,
+        attempt: Attempt,
+        route: Route,
+        link: Link,
+        authorization: Option<HeaderValue>,
+        now: Instant,
+    ) {
+        let info = link.info();
+        let tier = self.tier(&route);
+        let facts = LinkFacts { tier, path: info.local.map(|local| local.ip()), rtt: info.rtt };
+        let id = info.id;
+        if self.window.is_some() {
+            link.hold(self.window);
+        }
+        self.flight.connected(attempt, id, now);
+        tokio::spawn(attempt::watch(link.clone(), self.inputs.clone()));
+        let carrier = Carrier::new(link, route, tier, authorization, Meter::new(self.wake.clone()));
+        self.carriers.insert(id, Served { carrier, life: None, asked: now });
+        self.agent.handle_connected(attempt, id, facts, now);
+    }
+
+    fn handle_found(&mut self, found: Found) {
+        let now = Instant::now();
+        match found {
+            Found::Candidate(route, origin) => {
+                if self.origins.len() < crate::agent::MAX_CANDIDATES {
+                    self.origins.entry(route.clone()).or_insert(origin);
+                }
+                self.flight.found(&route, origin, now);
+                let tier = self.tier(&route);
+                self.agent.handle_candidate(Candidate { route, origin, tier }, now);
+            }
+            Found::Complaint(complaint) => self.flight.source_error(complaint),
+            Found::Done { search, conclusive } => {
+                self.searching = None;
+                self.agent.handle_sources_done(search, conclusive, now);
+            }
+        }
+    }
+
+    fn tier(&self, route: &Route) -> crate::agent::Tier {
+        match route {
+            Route::Direct(address) => self.network.tier(address.ip()),
+            Route::Unix(_) => crate::agent::Tier::LanDirect,
+        }
+    }
+
+    fn watch_network(&mut self) {
+        let now = Instant::now();
+        let network = Network::read();
+        let mut changes = network.since(&self.network);
+        self.network = network;
+        if self.sleep.slept() {
+            changes.push(NetChange::Resumed);
+        }
+        for change in changes {
+            tracing::debug!(?change, "the network changed");
+            self.agent.handle_network_changed(change, now);
+        }
+    }
+
+    /// Tells the agent what left and what was answered since the last tick.
+    fn read_meters(&mut self) {
+        let now = Instant::now();
+        let mut busy = false;
+        for (id, served) in &mut self.carriers {
+            let reading = served.carrier.meter.read();
+            if reading.life > served.life {
+                served.life = reading.life;
+                busy = true;
+                self.agent.handle_life(*id, Sign::Reply, now);
+            }
+            if reading.unheld_motion {
+                self.agent.handle_unheld_motion(*id, now);
+            }
+            let quiet = now.duration_since(served.asked) >= ASK_AGAIN;
+            if reading.waiting || (reading.out > 0 && quiet) {
+                served.asked = now;
+                self.agent.handle_sent(*id, now);
+            }
+            busy |= reading.waiting || reading.out > 0;
+        }
+        if busy {
+            self.traffic = Some(now);
+        } else if self.traffic.is_some_and(|last| now.duration_since(last) > REST) {
+            self.traffic = None;
+            self.wake.rest();
+            // A call that left between the reading and the rest rang no bell.
+            if self.carriers.values().any(|served| served.carrier.meter.is_out()) {
+                self.traffic = Some(now);
+            }
+        }
+    }
+
+    fn end(mut self, done: Option<oneshot::Sender<()>>) {
+        for (abort, _) in self.attempts.values() {
+            abort.abort();
+        }
+        if let Some(searching) = &self.searching {
+            searching.abort();
+        }
+        self.shared.primary.store(None);
+        self.shared.links.store(Arc::default());
+        self.shared.changed.send_modify(|sign| *sign = Signpost { over: true, swapping: false, swaps: sign.swaps + 1 });
+        self.carriers.values().for_each(|served| served.carrier.link.close());
+        if self.first.borrow().is_none() {
+            let error =
+                DialError { verdict: false, record: self.flight.end(crate::flight::Outcome::Closed, Instant::now()) };
+            self.first.send_replace(Some(Err(Arc::new(error))));
+        }
+        if let Some(done) = done {
+            let _ = done.send(());
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

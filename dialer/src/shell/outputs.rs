@@ -1,0 +1,204 @@
+//! What the agent decided, done.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use transport::LinkId;
+
+use super::{Task, attempt};
+use crate::agent::{Attempt, Demotion, Event, Origin, Output, Route, Verdict};
+use crate::carrier::{Carrier, Standing};
+use crate::flight::Outcome;
+use crate::switch::{LinkView, RouteEvent};
+
+impl Task {
+    /// Does everything the agent asks for.
+    pub(super) fn perform(&mut self) {
+        let mut links_changed = false;
+        while let Some(output) = self.agent.poll_output() {
+            links_changed |= matches!(
+                output,
+                Output::Use { .. }
+                    | Output::Drain { .. }
+                    | Output::Abort { .. }
+                    | Output::Event(Event::Connected { .. } | Event::Closed { .. })
+            );
+            if links_changed {
+                self.publish_links();
+            }
+            self.perform_one(output);
+        }
+        if links_changed {
+            self.publish_links();
+        }
+    }
+
+    fn perform_one(&mut self, output: Output) {
+        let now = Instant::now();
+        match output {
+            Output::Search { attempt } => {
+                let search = self.sources.search(attempt, self.found_by.clone());
+                if let Some(old) = self.searching.replace(tokio::spawn(search).abort_handle()) {
+                    old.abort();
+                }
+            }
+            Output::Connect { attempt, route } => self.connect(attempt, route, now),
+            Output::Cancel { attempt } => {
+                if let Some((task, route)) = self.attempts.remove(&attempt) {
+                    task.abort();
+                    tracing::trace!(%route, "attempt dropped");
+                    self.flight.dropped(attempt, now);
+                }
+            }
+            Output::Probe { attempt, link } => {
+                if let Some(carrier) = self.carrier(link) {
+                    let authorization = carrier.authorization.clone();
+                    tokio::spawn(attempt::probe(attempt, carrier.link.clone(), authorization, self.inputs.clone()));
+                }
+            }
+            Output::Validate { link } => self.tell(RouteEvent::Validate { link }),
+            // Direct links have one path and no ICE.
+            Output::MovePair { .. } | Output::RestartIce { .. } => {}
+            Output::Hedge { from, on } => self.hedge(from, on),
+            Output::HedgeOff => {
+                for served in self.carriers.values() {
+                    served.carrier.standing.send_if_modified(|standing| {
+                        let hedged = matches!(standing, Standing::Hedged(_));
+                        if hedged {
+                            *standing = Standing::Good;
+                        }
+                        hedged
+                    });
+                }
+                self.tell(RouteEvent::HedgeOff);
+            }
+            Output::Use { link } => self.use_link(link, now),
+            Output::NoRoute { swapping } => {
+                self.shared.primary.store(None);
+                self.shared.changed.send_modify(|sign| {
+                    sign.swapping = swapping;
+                    sign.swaps += 1;
+                });
+                self.tell(RouteEvent::NoRoute { swapping });
+            }
+            Output::Drain { link, why, .. } => self.drain(link, why),
+            Output::Abort { link } => {
+                if let Some(served) = self.carriers.remove(&link) {
+                    served.carrier.standing.send_replace(Standing::Lost);
+                    served.carrier.link.sever("given up by the dialer");
+                }
+            }
+            Output::Event(event) => self.event(event, now),
+        }
+    }
+
+    fn carrier(&self, link: LinkId) -> Option<Arc<Carrier>> {
+        self.carriers.get(&link).map(|served| served.carrier.clone())
+    }
+
+    fn connect(&mut self, attempt: Attempt, route: Route, now: Instant) {
+        let origin = self.origins.get(&route).copied().unwrap_or(Origin::Mdns);
+        self.flight.began(attempt, &route, origin, now);
+        let task = tokio::spawn(self.maker.clone().make(attempt, route.clone(), self.inputs.clone()));
+        self.attempts.insert(attempt, (task.abort_handle(), route));
+    }
+
+    fn hedge(&mut self, from: LinkId, on: LinkId) {
+        if let (Some(from), Some(on)) = (self.carrier(from), self.carrier(on)) {
+            from.standing.send_replace(Standing::Hedged(on));
+        }
+        self.tell(RouteEvent::Hedge { from, on });
+    }
+
+    fn use_link(&mut self, link: LinkId, now: Instant) {
+        let Some(carrier) = self.carrier(link) else { return };
+        carrier.standing.send_replace(Standing::Good);
+        let view = LinkView::of(&carrier);
+        self.shared.primary.store(Some(carrier));
+        self.shared.changed.send_modify(|sign| {
+            sign.swapping = false;
+            sign.swaps += 1;
+        });
+        let record = self.flight.end(Outcome::Using { link: link.0 }, now);
+        tracing::info!(%link, route = %view.route, tier = ?view.tier, took_ms = record.took_ms, "using");
+        if self.first.borrow().is_none() {
+            self.first.send_replace(Some(Ok(view.clone())));
+        }
+        self.tell(RouteEvent::Use(view, Arc::new(record)));
+    }
+
+    fn drain(&mut self, link: LinkId, why: Demotion) {
+        if let Some(carrier) = self.carrier(link) {
+            match why {
+                // What is out may finish; the agent aborts what then is still out.
+                Demotion::Better => carrier.link.close(),
+                // What is out is decided now; the link itself may answer again.
+                Demotion::Dead => {
+                    carrier.standing.send_replace(Standing::Lost);
+                }
+            }
+        }
+        self.tell(RouteEvent::Drain { link, why });
+    }
+
+    fn event(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Hunting => {
+                if self.first.borrow().is_some() {
+                    self.flight.again("the route was lost", now);
+                }
+                self.tell(RouteEvent::Hunting);
+            }
+            Event::Connected { link, .. } => {
+                if let Some(carrier) = self.carrier(link) {
+                    self.tell(RouteEvent::Connected(LinkView::of(&carrier)));
+                }
+            }
+            Event::Silent { link } => self.tell(RouteEvent::Silent { link }),
+            Event::Alive { link } => {
+                if let Some(carrier) = self.carrier(link)
+                    && matches!(*carrier.standing.borrow(), Standing::Lost)
+                {
+                    carrier.standing.send_replace(Standing::Good);
+                }
+                self.tell(RouteEvent::Alive { link });
+            }
+            // What is out on it is decided when it is drained; with nothing to replace it, it may still be answered.
+            Event::Dead { link } => tracing::info!(%link, "no answer: nothing new goes over the link"),
+            Event::Standby { link } => self.tell(RouteEvent::Standby { link }),
+            Event::Foreign { link } => self.tell(RouteEvent::Foreign { link }),
+            Event::Verdict(verdict) => self.gave_up(&verdict, now),
+            // Hedges and closes are told where they are done.
+            Event::Suspect { .. } | Event::Stalled { .. } | Event::Closed { .. } => {}
+        }
+    }
+
+    fn gave_up(&mut self, verdict: &Verdict, now: Instant) {
+        let error = Arc::new(self.flight.verdict(verdict, now));
+        tracing::warn!(%error, "dial ended");
+        if self.first.borrow().is_none() {
+            self.first.send_replace(Some(Err(error.clone())));
+            self.shared.changed.send_modify(|sign| {
+                sign.over = true;
+                sign.swaps += 1;
+            });
+        }
+        self.tell(RouteEvent::GaveUp(error));
+    }
+
+    fn publish_links(&self) {
+        let live: BTreeMap<LinkId, Arc<Carrier>> = self
+            .agent
+            .live_links()
+            .into_iter()
+            .filter_map(|link| self.carriers.get(&link).map(|served| (link, served.carrier.clone())))
+            .collect();
+        self.shared.links.store(Arc::new(live));
+    }
+
+    pub(super) fn tell(&self, event: RouteEvent) {
+        // An error means that nobody listens.
+        let _ = self.events.send(event);
+    }
+}

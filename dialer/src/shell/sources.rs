@@ -1,0 +1,90 @@
+//! Where candidates come from: the address itself, or whatever the finder finds.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use tokio::sync::mpsc;
+
+use super::Found;
+use crate::agent::{Attempt, Origin, Route};
+use discovery::{Finder, FinderOptions, MachineAddress, Source, SourceError};
+
+/// Asks all sources, and tells them what came of their answers.
+pub(super) struct Sources {
+    target: MachineAddress,
+    finder: Arc<Finder>,
+}
+
+impl Sources {
+    pub fn new(target: MachineAddress, options: FinderOptions) -> Self {
+        Self { target, finder: Arc::new(Finder::new(options)) }
+    }
+
+    /// One search, to its end.
+    pub fn search(&self, search: Attempt, found: mpsc::Sender<Found>) -> impl Future<Output = ()> + Send + 'static {
+        let (finder, target) = (self.finder.clone(), self.target.clone());
+        async move {
+            let conclusive = match &target {
+                MachineAddress::Unix(path) => {
+                    let _ = found.send(Found::Candidate(Route::Unix(path.clone()), Origin::Given)).await;
+                    true
+                }
+                MachineAddress::Socket(address) => {
+                    let _ = found.send(Found::Candidate(Route::Direct(*address), Origin::Given)).await;
+                    true
+                }
+                MachineAddress::Machine(_) | MachineAddress::HostPort { .. } => find(&finder, &target, &found).await,
+            };
+            // An error means that the dialer is closed.
+            let _ = found.send(Found::Done { search, conclusive }).await;
+        }
+    }
+}
+
+async fn find(finder: &Finder, target: &MachineAddress, found: &mpsc::Sender<Found>) -> bool {
+    let mut search = finder.find(target);
+    let mut conclusive = true;
+    while let Some(told) = search.next().await {
+        let told = match told {
+            Ok(one) if one.grpc => Found::Candidate(Route::Direct(one.address), origin(&one.source)),
+            Ok(_) => continue,
+            Err(error) => {
+                // Silence is an answer; a source that could not be asked is none.
+                conclusive &=
+                    matches!(error, SourceError::Silence { .. } | SourceError::Dns { .. } | SourceError::NotLocal(_));
+                Found::Complaint(error.to_string())
+            }
+        };
+        if found.send(told).await.is_err() {
+            break;
+        }
+    }
+    conclusive
+}
+
+fn origin(source: &Source) -> Origin {
+    match source {
+        Source::Remembered => Origin::Remembered,
+        Source::Given => Origin::Given,
+        Source::Mdns { .. } => Origin::Mdns,
+        Source::Dns { .. } => Origin::Dns,
+    }
+}
+
+/// The name that the machine's certificate must bear: its own, whatever address was found, or the host or address given.
+pub(super) fn server_name(chosen: Option<&str>, target: &MachineAddress) -> Result<ServerName<'static>, String> {
+    let name = match (chosen, target) {
+        (Some(name), _) => name.to_owned(),
+        (None, MachineAddress::Machine(name)) => name.to_string(),
+        (None, MachineAddress::HostPort { host, .. }) => host.clone(),
+        (None, MachineAddress::Socket(address)) => return Ok(ServerName::IpAddress(address.ip().into())),
+        // A Unix socket has no name to prove.
+        (None, MachineAddress::Unix(_)) => "localhost".to_owned(),
+    };
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return Ok(ServerName::IpAddress(address.into()));
+    }
+    ServerName::try_from(name.clone())
+        .map_err(|_| format!("{name:?} is no name that a certificate can bear; give one with tls_name"))
+}

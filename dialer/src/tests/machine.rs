@@ -1,0 +1,185 @@
+//! A machine that answers every call as its test wants.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full};
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Service, ServiceExt};
+use transport::serve::{ConnectionEvent, Listener, PeerConnection, ServeOptions};
+
+use crate::agent::Policy;
+use crate::*;
+use discovery::MachineAddress;
+
+pub const READ: &str = "/viam.component.motor.v1.MotorService/GetPosition";
+pub const MOTION: &str = "/viam.component.base.v1.BaseService/SetVelocity";
+pub const OTHER: &str = "/viam.component.motor.v1.MotorService/DoCommand";
+pub const STOP: &str = "/viam.component.base.v1.BaseService/Stop";
+
+/// No test waits longer for something that should happen.
+pub const LIMIT: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+pub struct Script {
+    /// Calls seen, by path.
+    seen: Mutex<BTreeMap<String, u64>>,
+    /// Calls to leave unanswered before answering.
+    mute: AtomicU64,
+    /// Bytes of a reply.
+    size: AtomicU64,
+    pub arrived: Notify,
+    pub authorization: Mutex<Option<HeaderValue>>,
+    connections: Mutex<Vec<Arc<PeerConnection>>>,
+}
+
+#[derive(Clone)]
+pub struct Machine {
+    pub script: Arc<Script>,
+    pub address: SocketAddr,
+    down: CancellationToken,
+}
+
+impl Machine {
+    pub async fn start() -> Self {
+        Self::on("127.0.0.1:0".parse().unwrap(), None).await
+    }
+
+    pub async fn on(address: SocketAddr, tls: Option<Arc<ServerConfig>>) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let script = Arc::new(Script::default());
+        let down = CancellationToken::new();
+        let options = ServeOptions { tls, drain: Duration::ZERO, ..ServeOptions::default() };
+        let peers = script.clone();
+        let events = move |event| {
+            if let ConnectionEvent::Opened(peer) = event {
+                peers.connections.lock().unwrap().push(peer);
+            }
+        };
+        let grpc = Scripted(script.clone());
+        tokio::spawn(transport::serve::serve(Listener::Tcp(listener), grpc, options, events, down.clone()));
+        Self { script, address, down }
+    }
+
+    pub fn mute(&self, calls: u64) {
+        self.script.mute.store(calls, Ordering::SeqCst);
+    }
+
+    pub fn reply_size(&self, bytes: u64) {
+        self.script.size.store(bytes, Ordering::SeqCst);
+    }
+
+    pub fn seen(&self, path: &str) -> u64 {
+        self.script.seen.lock().unwrap().get(path).copied().unwrap_or(0)
+    }
+
+    pub async fn arrival(&self, path: &str, count: u64) {
+        tokio::time::timeout(LIMIT, async {
+            loop {
+                let arrived = self.script.arrived.notified();
+                if self.seen(path) >= count {
+                    return;
+                }
+                arrived.await;
+            }
+        })
+        .await
+        .expect("the call arrives");
+    }
+
+    /// Cuts every connection.
+    pub fn cut(&self) {
+        self.script.connections.lock().unwrap().drain(..).for_each(|peer| peer.sever("cut by the test"));
+    }
+
+    /// Ends the server; its port is free afterwards.
+    pub async fn stop(&self) {
+        self.down.cancel();
+        self.cut();
+        while TcpListener::bind(self.address).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub fn options(&self) -> DialOptions {
+        options(self.address)
+    }
+}
+
+pub fn options(address: SocketAddr) -> DialOptions {
+    DialOptions { insecure: true, ..DialOptions::new(MachineAddress::Socket(address)) }
+}
+
+pub fn patient(address: SocketAddr) -> DialOptions {
+    DialOptions { policy: Policy { initial_attempts: 0, ..Policy::default() }, ..options(address) }
+}
+
+#[derive(Clone)]
+struct Scripted(Arc<Script>);
+
+impl Service<Request<Body>> for Scripted {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let script = self.0.clone();
+        Box::pin(async move {
+            let path = request.uri().path().to_owned();
+            *script.authorization.lock().unwrap() = request.headers().get("authorization").cloned();
+            let _ = request.into_body().collect().await;
+            *script.seen.lock().unwrap().entry(path.clone()).or_default() += 1;
+            script.arrived.notify_waiters();
+            let probe = path.ends_with("/GetVersion");
+            let less = |left: u64| left.checked_sub(1);
+            if !probe && script.mute.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
+                std::future::pending::<()>().await;
+            }
+            let size = usize::try_from(script.size.load(Ordering::SeqCst)).unwrap();
+            let mut message = vec![0];
+            message.extend_from_slice(&u32::try_from(size).unwrap().to_be_bytes());
+            message.resize(5 + size, 7);
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", HeaderValue::from_static("0"));
+            let body = Full::new(Bytes::from(message)).with_trailers(std::future::ready(Some(Ok(trailers))));
+            let mut response = Response::new(Body::new(body));
+            response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+            Ok(response)
+        })
+    }
+}
+
+pub fn request(path: &str) -> Request<Body> {
+    let mut request = Request::new(Body::new(Full::new(Bytes::from_static(&[0; 5]))));
+    *request.method_mut() = http::Method::POST;
+    *request.uri_mut() = path.parse().unwrap();
+    request.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    request.headers_mut().insert("te", HeaderValue::from_static("trailers"));
+    request
+}
+
+/// A whole call: the bytes of its reply, or its status.
+pub async fn call(channel: &MachineChannel, request: Request<Body>) -> Result<usize, Status> {
+    let reply = tokio::time::timeout(LIMIT, channel.clone().oneshot(request)).await.expect("never a hang")?;
+    let collected = reply.into_body().collect().await?;
+    let trailers = collected.trailers().cloned().unwrap_or_default();
+    assert_eq!(trailers.get("grpc-status").unwrap(), "0");
+    Ok(collected.to_bytes().len())
+}
