@@ -17,11 +17,7 @@ pub fn walk(folder: &Path) -> io::Result<Vec<PathBuf>> {
         };
         for entry in entries {
             let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                open.push(entry.path())
-            } else {
-                found.push(entry.path())
-            }
+            if entry.file_type()?.is_dir() { open.push(entry.path()) } else { found.push(entry.path()) }
         }
     }
     Ok(found)
@@ -32,10 +28,7 @@ pub fn walk(folder: &Path) -> io::Result<Vec<PathBuf>> {
 pub fn contents(folder: &Path) -> io::Result<BTreeMap<PathBuf, Vec<u8>>> {
     let mut all = BTreeMap::new();
     for path in walk(folder)? {
-        let relative = path
-            .strip_prefix(folder)
-            .map_err(io::Error::other)?
-            .to_path_buf();
+        let relative = path.strip_prefix(folder).map_err(io::Error::other)?.to_path_buf();
         all.insert(relative, fs::read(&path)?);
     }
     Ok(all)

@@ -1,24 +1,29 @@
 //! Development tasks of this workspace: `cargo xtask --help`.
 
+mod checks;
 #[cfg(feature = "codegen")]
 mod codegen;
+mod dag;
+mod demo;
+mod e2e;
 mod files;
+mod interop;
+mod observer;
+mod processes;
+mod spec;
 
 use std::path::PathBuf;
 #[cfg(not(feature = "codegen"))]
 use std::process::Command;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 /// What a task ends with: nothing, or a text that says what to do.
 pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    about = "Development tasks of the Lifeline workspace"
-)]
+#[command(name = "cargo xtask", about = "Development tasks of the Lifeline workspace")]
 struct Arguments {
     #[command(subcommand)]
     task: Task,
@@ -26,18 +31,64 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Show the main job: find a machine, drive it, lose the client, see it stop, drive home.
+    Demo,
+    /// Run every test that needs no privileges.
+    Test,
+    /// Run the end-to-end scenarios: real processes, sockets and mDNS.
+    TestE2e {
+        /// Only print the scenarios' names.
+        #[arg(long)]
+        list: bool,
+        /// Only scenarios whose group or name contains this.
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// Run published, unmodified peers against our machine and our client.
+    Interop {
+        /// Which peer.
+        name: Peer,
+    },
+    /// Show every numbered statement with its tests and their results.
+    Spec {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Hold the crates' imports against the picture in ARCHITECTURE.md.
+    Dag,
     /// Generate the protocol's code from `.proto` files and methods.toml.
     Codegen {
         /// Only compare with what is checked in.
         #[arg(long)]
         check: bool,
     },
+    /// Run everything that a change has to pass.
+    Ci,
+}
+
+/// A published peer.
+#[derive(Clone, Copy, ValueEnum)]
+enum Peer {
+    /// The Python SDK: as a client of our machine, and its server classes as a machine of our client.
+    Python,
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let done = match arguments.task {
+    let root = root();
+    let done = match Arguments::parse().task {
+        Task::Demo => demo::run(&root),
+        Task::Test => checks::test(&root),
+        Task::TestE2e { list: true, .. } => {
+            e2e::list();
+            Ok(())
+        }
+        Task::TestE2e { list: false, only } => e2e::run(&root, only.as_deref()),
+        Task::Interop { name: Peer::Python } => interop::python(&root),
+        Task::Spec { json } => spec::run(&root, json),
+        Task::Dag => dag::run(&root),
         Task::Codegen { check } => codegen_task(check),
+        Task::Ci => checks::ci(&root),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,37 +101,21 @@ fn main() -> ExitCode {
 
 /// The repository's root, whatever the current directory.
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .map(PathBuf::from)
-        .unwrap_or_default()
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().map(PathBuf::from).unwrap_or_default()
 }
 
 #[cfg(feature = "codegen")]
-fn codegen_task(check: bool) -> Outcome {
+pub(crate) fn codegen_task(check: bool) -> Outcome {
     codegen::run(&root(), check)
 }
 
 /// Starts this program again with the compilers built in.
 #[cfg(not(feature = "codegen"))]
-fn codegen_task(check: bool) -> Outcome {
+pub(crate) fn codegen_task(check: bool) -> Outcome {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(root()).args([
-        "run",
-        "--quiet",
-        "--package",
-        "xtask",
-        "--features",
-        "codegen",
-        "--",
-        "codegen",
-    ]);
+    cargo.current_dir(root()).args(["run", "--quiet", "--package", "xtask", "--features", "codegen", "--", "codegen"]);
     if check {
         cargo.arg("--check");
     }
-    if cargo.status()?.success() {
-        Ok(())
-    } else {
-        Err("codegen failed".into())
-    }
+    if cargo.status()?.success() { Ok(()) } else { Err("codegen failed".into()) }
 }

@@ -1,0 +1,41 @@
+//! `cargo xtask test` and `cargo xtask ci`: what every change has to pass.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use crate::{Outcome, codegen_task, dag, e2e, interop, spec};
+
+/// Runs cargo and fails with what was run.
+fn cargo(root: &Path, arguments: &[&str]) -> Outcome {
+    println!("$ cargo {}", arguments.join(" "));
+    let status = Command::new(env!("CARGO")).current_dir(root).args(arguments).status()?;
+    if status.success() { Ok(()) } else { Err(format!("cargo {} failed", arguments.join(" ")).into()) }
+}
+
+/// Every test that needs no privileges.
+pub fn test(root: &Path) -> Outcome {
+    cargo(root, &["test", "--workspace", "--all-features", "--exclude", "xtask"])?;
+    cargo(root, &["test", "--package", "xtask"])
+}
+
+/// What the continuous integration runs, in its order.
+pub fn ci(root: &Path) -> Outcome {
+    let steps: [(&str, fn(&Path) -> Outcome); 8] = [
+        ("format", |root| cargo(root, &["fmt", "--all", "--check"])),
+        ("imports", dag::run),
+        ("tests", test),
+        ("lints", |root| cargo(root, &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])),
+        ("generated code", |_| codegen_task(true)),
+        ("end to end", |root| e2e::run(root, None)),
+        ("statements", |root| spec::run(root, false)),
+        ("python", |root| interop::python(root)),
+    ];
+    for (name, step) in steps {
+        let started = Instant::now();
+        println!("== {name}");
+        step(root).map_err(|e| format!("{name}: {e}"))?;
+        println!("== {name}: passed in {:.0} s", started.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
