@@ -61,6 +61,29 @@ pub fn answer(of: &Advertisement, packet: &[u8], addresses: &[IpAddr], legacy: b
     packets
 }
 
+/// What is told unasked: at the start, so that others forget older answers, and with `leaving` at the end, so that they forget these
+/// (RFC 6762 sections 8.3 and 10.1). One packet per instance.
+pub fn announcements(of: &Advertisement, addresses: &[IpAddr], leaving: bool) -> Vec<Vec<u8>> {
+    let Ok(service) = Name::from_ascii("_rpc._tcp.local.") else { return Vec::new() };
+    let mut packets = Vec::new();
+    for instance in of.names.iter().flat_map(MachineName::instances) {
+        let Some(name) = service_name(&instance) else { continue };
+        let mut message = Message::response(0, OpCode::Query);
+        message.metadata.authoritative = true;
+        message.add_answers(records(of, &service, name, host_name(&instance), addresses, true));
+        if leaving {
+            message.answers.iter_mut().for_each(|record| record.ttl = 0);
+        }
+        packets.extend(message.to_vec());
+    }
+    packets
+}
+
+/// Whether one of a packet's questions asks for an answer to itself alone (the QU bit of RFC 6762 section 5.4).
+pub fn wants_unicast(packet: &[u8]) -> bool {
+    Message::from_vec(packet).is_ok_and(|m| m.queries.iter().any(|q| q.mdns_unicast_response))
+}
+
 /// The host whose addresses an instance's SRV record names: `<instance>.local.`
 fn host_name(instance: &[String]) -> Option<Name> {
     Name::from_labels(instance.iter().map(String::as_bytes).chain([b"local".as_slice()])).ok()

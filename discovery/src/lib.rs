@@ -7,9 +7,11 @@ mod finder;
 mod mdns;
 pub mod name;
 pub mod question;
+mod responder;
 
 pub use finder::{Finder, FinderOptions, Found, Search, Source, SourceError};
 pub use name::{AddressError, MachineAddress, MachineName};
+pub use responder::{Responder, ResponderOptions};
 
 /// The port of machines whose DNS record or address names none: the default of existing machines.
 pub const DEFAULT_PORT: u16 = 8080;

@@ -26,7 +26,7 @@ const MAX_PACKET: usize = 9000;
 pub(crate) struct Network {
     pub(crate) name: String,
     pub(crate) own: IpAddr,
-    index: u32,
+    pub(crate) index: u32,
 }
 
 /// The interfaces to ask on: one IPv4 and one IPv6 address of each, loopback included.
