@@ -1,0 +1,12 @@
+//! The machine's half as a library: sessions, gates and stops around drivers that are traits.
+//!
+//! [`Safety`] is the shell of [`session_core::registry`]: one lock around the registry, an OS thread for its deadlines, one
+//! parked OS thread for each actuator's Stop. Whatever the rest of the process is busy with, a lapse stops what it has to.
+
+mod clock;
+mod resource;
+mod safety;
+
+pub use clock::BootClock;
+pub use resource::ResourceName;
+pub use safety::{Actuator, Admission, Call, DriverError, Event, Permit, Running, Safety, SafetyOptions, Write};

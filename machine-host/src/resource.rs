@@ -1,0 +1,25 @@
+//! Names of what a machine has.
+
+use std::fmt;
+
+/// A component: its type, such as `base`, and its name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResourceName {
+    /// The type, as the protocol spells it: `base`, `movement_sensor`.
+    pub subtype: String,
+    /// The name that the machine's configuration gives it.
+    pub name: String,
+}
+
+impl ResourceName {
+    /// A component of this machine.
+    pub fn component(subtype: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { subtype: subtype.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ResourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rdk:component:{}/{}", self.subtype, self.name)
+    }
+}

@@ -1,0 +1,234 @@
+//! Calls in flight: their permits, their ends, and what their copies are told.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost_types::Struct;
+use session_core::registry::{Admitted, Incoming, Outcome, Refused, Shut, Slot, Ticket, Why};
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+
+use super::Shared;
+use crate::ResourceName;
+
+/// How long a write waits for its gate before it fails: a driver that is busy for longer is not answering a controller in time.
+const GATE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A reply that copies of a numbered call may share.
+pub type Reply = Arc<dyn Any + Send + Sync>;
+
+/// What is to be done with a call.
+pub enum Admission {
+    /// Run it.
+    Run(Running),
+    /// Another copy of it runs or ran: its reply, or `None` where that was lost.
+    Copy(Call),
+}
+
+/// Waits for the outcome of another copy.
+pub struct Call(watch::Receiver<Known>);
+
+#[derive(Clone)]
+enum Known {
+    Open,
+    Ended(Option<Reply>),
+}
+
+impl Call {
+    /// The reply that the first copy's caller got; `None` where it is not known any more (MAY_HAVE_RUN).
+    pub async fn reply(mut self) -> Option<Reply> {
+        match self.0.wait_for(|known| matches!(known, Known::Ended(_))).await {
+            Ok(known) => {
+                if let Known::Ended(reply) = &*known {
+                    reply.clone()
+                } else {
+                    None
+                }
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+/// Replies of numbered calls, as long as their callers may ask for them.
+#[derive(Default)]
+pub(super) struct Outcomes(BTreeMap<Ticket, watch::Sender<Known>>);
+
+impl Outcomes {
+    pub(super) fn forget(&mut self, ticket: Ticket) {
+        self.0.remove(&ticket);
+    }
+}
+
+/// A caller's Stop that waits for its drivers.
+pub(super) struct StopWait(Vec<oneshot::Sender<Vec<ResourceName>>>);
+
+impl StopWait {
+    pub(super) fn done(self, failed: Vec<ResourceName>) {
+        for waiting in self.0 {
+            // Its caller may have gone; the Stop has run all the same.
+            let _ = waiting.send(failed.clone());
+        }
+    }
+}
+
+/// A call that was admitted. Dropped before [`finish`](Self::finish) it counts as given up by its caller.
+pub struct Running {
+    permit: Permit,
+    finished: bool,
+}
+
+impl Running {
+    /// What its driver shows at the gates.
+    pub fn permit(&self) -> Permit {
+        self.permit.clone()
+    }
+
+    /// Its ticket, for CancelOperation.
+    pub fn ticket(&self) -> Ticket {
+        self.permit.ticket
+    }
+
+    /// The call has returned. `reply` is kept for copies while its caller may ask; `None` for one too large to keep.
+    pub fn finish(mut self, reply: Option<Reply>) {
+        self.finished = true;
+        let ticket = self.permit.ticket;
+        self.permit.machine.with(|state, now| {
+            state.cancels.remove(&ticket);
+            if let Some(known) = state.outcomes.0.get(&ticket) {
+                known.send_replace(Known::Ended(reply.clone()));
+            }
+            let outcome = if reply.is_some() { Outcome::Kept } else { Outcome::Lost };
+            state.registry.handle_done(ticket, Some(outcome), now);
+        });
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        let ticket = self.permit.ticket;
+        self.permit.machine.with(|state, now| {
+            state.registry.cancel(ticket, Why::CallerLeft, now);
+            state.registry.handle_done(ticket, None, now);
+            state.cancels.remove(&ticket);
+            state.outcomes.forget(ticket);
+        });
+    }
+}
+
+/// A call's right to write to its actuator, for as long as nothing has shut it out.
+#[derive(Clone)]
+pub struct Permit {
+    machine: Arc<Shared>,
+    ticket: Ticket,
+    resource: ResourceName,
+    why: watch::Receiver<Option<Why>>,
+}
+
+impl Permit {
+    /// Asks to be inside the driver for one write: of the call's own resource, or of one of its parts. Waits for at most 500 ms while a
+    /// write or a Stop is inside.
+    pub async fn enter(&self, part: Option<&ResourceName>) -> Result<Write, Shut> {
+        let resource = part.unwrap_or(&self.resource);
+        let entering = async {
+            loop {
+                let changed = self.machine.changed.notified();
+                let mut changed = std::pin::pin!(changed);
+                // Registered before the gate is asked: a change in between is not missed.
+                changed.as_mut().enable();
+                match self.machine.with(|state, now| state.registry.enter(self.ticket, resource, now)) {
+                    Ok(slot) => return Ok(Write { machine: self.machine.clone(), slot: Some(slot) }),
+                    Err(Shut::Busy) => changed.await,
+                    Err(shut) => return Err(shut),
+                }
+            }
+        };
+        timeout(GATE_TIMEOUT, entering).await.unwrap_or(Err(Shut::Busy))
+    }
+
+    /// Resolves when the call has been shut out: its handler is to end.
+    pub async fn cancelled(&self) -> Why {
+        let mut why = self.why.clone();
+        match why.wait_for(Option::is_some).await {
+            Ok(why) => why.unwrap_or(Why::Cancelled),
+            // The call has ended meanwhile: nothing will shut it out any more.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Why the call has been shut out, if it has.
+    pub fn is_cancelled(&self) -> Option<Why> {
+        *self.why.borrow()
+    }
+}
+
+/// One write inside the driver; dropped when the write has returned. It may move into a blocking closure.
+#[must_use = "the gate is shut to everybody else while this lives"]
+pub struct Write {
+    machine: Arc<Shared>,
+    slot: Option<Slot<ResourceName>>,
+}
+
+impl Drop for Write {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            self.machine.with(|state, now| state.registry.leave(slot, now));
+        }
+    }
+}
+
+pub(super) fn admit(
+    machine: &Arc<Shared>,
+    call: Incoming<'_, ResourceName>,
+) -> Result<Admission, Refused<ResourceName>> {
+    let (resource, numbered) = (call.resource.clone(), call.order.is_some());
+    machine.with(|state, now| match state.registry.admit(call, now)? {
+        Admitted::Run(ticket) => {
+            let (cancel, why) = watch::channel(None);
+            state.cancels.insert(ticket, cancel);
+            if numbered {
+                state.outcomes.0.insert(ticket, watch::Sender::new(Known::Open));
+            }
+            let permit = Permit { machine: machine.clone(), ticket, resource, why };
+            Ok(Admission::Run(Running { permit, finished: false }))
+        }
+        Admitted::Copy(ticket) => match state.outcomes.0.get(&ticket) {
+            Some(known) => Ok(Admission::Copy(Call(known.subscribe()))),
+            None => Err(Refused::MayHaveRun),
+        },
+        Admitted::Over { .. } => Err(Refused::MayHaveRun),
+    })
+}
+
+pub(super) fn stop(
+    machine: &Arc<Shared>,
+    call: Incoming<'_, ResourceName>,
+    all: bool,
+    extra: Option<Struct>,
+) -> impl Future<Output = Option<Vec<ResourceName>>> + Send + use<> {
+    let (sender, done) = oneshot::channel();
+    let over = machine.with(|state, now| {
+        if let Some(stopper) = state.stoppers.get(&call.resource) {
+            stopper.with_extra(extra);
+        }
+        match state.registry.stop(call, all, now) {
+            Admitted::Run(ticket) | Admitted::Copy(ticket) => {
+                state.stops.entry(ticket).or_insert_with(|| StopWait(Vec::new())).0.push(sender);
+                None
+            }
+            Admitted::Over { ran } => Some(ran),
+        }
+    });
+    async move {
+        match over {
+            Some(true) => Some(Vec::new()),
+            Some(false) => None,
+            None => done.await.ok(),
+        }
+    }
+}

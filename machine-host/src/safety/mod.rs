@@ -1,0 +1,268 @@
+//! The registry's shell: one lock, a deadline thread, a stop thread for each actuator.
+
+mod call;
+mod deadline;
+mod stopper;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use prost_types::Struct;
+use session_core::registry::{
+    Cause, Holder, Incoming, MachineOutput, NoSession, Policy, Refused, SessionRegistry, Started, Ticket,
+    TooManySessions, Why,
+};
+use session_core::{Connection, Order, Owner, SessionId};
+use tokio::sync::{Notify, broadcast, watch};
+
+use crate::{BootClock, ResourceName};
+pub use call::{Admission, Call, Permit, Running, Write};
+use call::{Outcomes, StopWait};
+use stopper::Stopper;
+
+/// Events that a slow listener may be behind before it loses the oldest: a machine that loses a thousand clients at once is followed.
+const EVENTS: usize = 1024;
+
+/// What a machine allows its callers.
+#[derive(Clone, Copy, Debug)]
+pub struct SafetyOptions {
+    /// The window of every session. Existing machines allow 30 ms to 1 min. Default 2 s.
+    pub window: Duration,
+    /// Sessions at once. Default 1,024.
+    pub max_sessions: usize,
+    /// What callers without a session may do. Default: they are guarded.
+    pub policy: Policy,
+}
+
+impl Default for SafetyOptions {
+    fn default() -> Self {
+        Self { window: Duration::from_secs(2), max_sessions: 1024, policy: Policy::Guard }
+    }
+}
+
+/// Something that moves and can be stopped.
+pub trait Actuator: Send + Sync + 'static {
+    /// Stops it. Called on the actuator's own thread; it may block, and nothing else waits for it. Must be safe to call at any time, also
+    /// while a write is inside the driver, and again after it has returned.
+    fn stop(&self, extra: Option<&Struct>) -> Result<(), DriverError>;
+}
+
+/// A driver could not do what it was told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DriverError(pub String);
+
+/// What happened, for logs, counters and observers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A holder's lease ended, and this is being stopped (s29).
+    Lapsed {
+        /// Who.
+        holder: Holder,
+        /// What.
+        stopped: BTreeSet<ResourceName>,
+        /// Why.
+        cause: Cause,
+    },
+    /// A Stop did not return within 500 ms, or failed with all its repetitions: the actuator may still be moving.
+    StopLost {
+        /// Whose.
+        resource: ResourceName,
+        /// Why it was to stop.
+        cause: Cause,
+    },
+}
+
+/// A machine's sessions, gates and stops. Clones are the same machine's.
+#[derive(Clone)]
+pub struct Safety(Arc<Shared>);
+
+struct Shared {
+    clock: BootClock,
+    state: Mutex<State>,
+    /// Wakes the deadline thread when a deadline has become earlier.
+    earlier: Condvar,
+    /// Wakes those who wait for a gate.
+    changed: Notify,
+    events: broadcast::Sender<Event>,
+}
+
+struct State {
+    registry: SessionRegistry<ResourceName>,
+    stoppers: BTreeMap<ResourceName, Stopper>,
+    cancels: BTreeMap<Ticket, watch::Sender<Option<Why>>>,
+    outcomes: Outcomes,
+    stops: BTreeMap<Ticket, StopWait>,
+    /// When the deadline thread wakes by itself.
+    armed: Option<Instant>,
+}
+
+impl Safety {
+    /// A machine without resources. Its threads end within a second of the last clone.
+    pub fn new(options: SafetyOptions) -> std::io::Result<Self> {
+        let SafetyOptions { window, max_sessions, policy } = options;
+        let shared = Arc::new(Shared {
+            clock: BootClock::new(),
+            state: Mutex::new(State {
+                registry: SessionRegistry::new(window, max_sessions, policy),
+                stoppers: BTreeMap::new(),
+                cancels: BTreeMap::new(),
+                outcomes: Outcomes::default(),
+                stops: BTreeMap::new(),
+                armed: None,
+            }),
+            earlier: Condvar::new(),
+            changed: Notify::new(),
+            events: broadcast::Sender::new(EVENTS),
+        });
+        deadline::spawn(&shared)?;
+        Ok(Self(shared))
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.0.events.subscribe()
+    }
+
+    /// Adds a resource or replaces it. `parts`: the resources that its driver writes to.
+    pub fn configure(
+        &self,
+        resource: ResourceName,
+        actuator: Option<Arc<dyn Actuator>>,
+        parts: BTreeSet<ResourceName>,
+    ) -> std::io::Result<()> {
+        let stopper = match &actuator {
+            Some(driver) => Some(Stopper::spawn(&resource, driver.clone(), Arc::downgrade(&self.0))?),
+            None => None,
+        };
+        self.0.with(|state, now| {
+            state.registry.configure(resource.clone(), actuator.is_some(), parts, now);
+            match stopper {
+                Some(stopper) => state.stoppers.insert(resource, stopper),
+                None => state.stoppers.remove(&resource),
+            };
+        });
+        Ok(())
+    }
+
+    /// Removes a resource: it is stopped, and its calls end.
+    pub fn remove(&self, resource: &ResourceName) {
+        self.0.with(|state, now| state.registry.remove(resource, now));
+        // Its thread ends when the Stop that it was just given has returned.
+        self.0.lock().stoppers.remove(resource);
+    }
+
+    /// Starts a session of id `fresh`, or resumes `resume`.
+    pub fn start(&self, fresh: SessionId, resume: Option<SessionId>, owner: Owner) -> Result<Started, TooManySessions> {
+        self.0.with(|state, now| state.registry.start(fresh, resume, owner, now))
+    }
+
+    /// A heartbeat.
+    pub fn beat(&self, id: SessionId, owner: &Owner, order: Option<&Order>) -> Result<(), NoSession<ResourceName>> {
+        self.0.with(|state, now| state.registry.beat(id, owner, order, now))
+    }
+
+    /// The live sessions.
+    pub fn sessions(&self) -> Vec<(SessionId, Owner)> {
+        self.0.with(|state, now| {
+            state.registry.handle_timeout(now);
+            state.registry.sessions().collect()
+        })
+    }
+
+    /// A connection was made; `principal` over HTTP/1.1.
+    pub fn opened(&self, connection: Connection, principal: Option<Owner>) {
+        self.0.with(|state, now| state.registry.handle_opened(connection, principal, now));
+    }
+
+    /// A connection ended.
+    pub fn closed(&self, connection: Connection) {
+        self.0.with(|state, now| state.registry.handle_closed(connection, now));
+    }
+
+    /// A call whose first message is complete.
+    pub fn admit(&self, call: Incoming<'_, ResourceName>) -> Result<Admission, Refused<ResourceName>> {
+        call::admit(&self.0, call)
+    }
+
+    /// A caller's Stop of `call.resource`, or of everything; its drivers are called before this returns a future. The resources whose
+    /// Stop failed, or `None` for one that has nothing left to do and never ran.
+    pub fn stop(
+        &self,
+        call: Incoming<'_, ResourceName>,
+        all: bool,
+        extra: Option<Struct>,
+    ) -> impl Future<Output = Option<Vec<ResourceName>>> + Send + use<> {
+        call::stop(&self.0, call, all, extra)
+    }
+
+    /// Ends a call: CancelOperation, or its deadline.
+    pub fn cancel(&self, ticket: Ticket, why: Why) {
+        self.0.with(|state, now| state.registry.cancel(ticket, why, now));
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts something to the registry and acts on what comes out, in its order.
+    fn with<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
+        let mut state = self.lock();
+        let now = self.clock.now();
+        let answer = act(&mut state, now);
+        let changed = self.drain(&mut state);
+        let next = state.registry.poll_timeout().map(|(at, _)| at);
+        let earlier = next.is_some_and(|next| state.armed.is_none_or(|armed| next < armed));
+        drop(state);
+        if earlier {
+            self.earlier.notify_one();
+        }
+        if changed {
+            self.changed.notify_waiters();
+        }
+        answer
+    }
+
+    /// Hands outputs to those who act on them. Nothing here blocks: stops are called on their own threads.
+    fn drain(&self, state: &mut State) -> bool {
+        let mut changed = false;
+        while let Some(output) = state.registry.poll_output() {
+            match output {
+                MachineOutput::Stop { id, resource, .. } => match state.stoppers.get(&resource) {
+                    Some(stopper) => stopper.stop(id),
+                    None => tracing::error!(%resource, "an actuator without a driver was to stop"),
+                },
+                MachineOutput::StopDone { of, failed } => {
+                    if let Some(wait) = state.stops.remove(&of) {
+                        wait.done(failed);
+                    }
+                }
+                MachineOutput::StopLost { resource, cause } => {
+                    tracing::error!(%resource, ?cause, "Stop was lost: the actuator may still be moving");
+                    self.tell(Event::StopLost { resource, cause });
+                }
+                MachineOutput::Cancel { ticket, why } => {
+                    if let Some(cancel) = state.cancels.get(&ticket) {
+                        cancel.send_replace(Some(why));
+                    }
+                }
+                MachineOutput::Forget(ticket) => state.outcomes.forget(ticket),
+                MachineOutput::Changed(_) => changed = true,
+                MachineOutput::Lapsed { holder, stopped, cause } => {
+                    let names: Vec<_> = stopped.iter().map(ToString::to_string).collect();
+                    tracing::info!(?holder, ?cause, stopped_resources = ?names, "expired");
+                    self.tell(Event::Lapsed { holder, stopped, cause });
+                }
+            }
+        }
+        changed
+    }
+
+    /// Nobody has to listen.
+    fn tell(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+}
