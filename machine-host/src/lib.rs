@@ -3,10 +3,12 @@
 //! [`Safety`] is the shell of [`session_core::registry`]: one lock around the registry, an OS thread for its deadlines, one
 //! parked OS thread for each actuator's Stop. Whatever the rest of the process is busy with, a lapse stops what it has to.
 
+mod auth;
 mod clock;
 mod resource;
 mod safety;
 
+pub use auth::{AuthError, Authenticator, Principal};
 pub use clock::BootClock;
 pub use resource::ResourceName;
 pub use safety::{Actuator, Admission, Call, DriverError, Event, Permit, Running, Safety, SafetyOptions, Write};
