@@ -153,7 +153,9 @@ pub mod auth_service_server {
         ) -> std::result::Result<
             tonic::Response<super::AuthenticateResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct AuthServiceServer<T> {
@@ -443,7 +445,9 @@ pub mod external_auth_service_server {
         ) -> std::result::Result<
             tonic::Response<super::AuthenticateToResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct ExternalAuthServiceServer<T> {

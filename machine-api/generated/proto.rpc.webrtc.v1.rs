@@ -635,47 +635,51 @@ pub mod signaling_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with SignalingServiceServer.
     #[async_trait]
     pub trait SignalingService: std::marker::Send + std::marker::Sync + 'static {
-        /// Server streaming response type for the Call method.
-        type CallStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::CallResponse, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
         async fn call(
             &self,
             request: tonic::Request<super::CallRequest>,
-        ) -> std::result::Result<tonic::Response<Self::CallStream>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<super::CallResponse>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn call_update(
             &self,
             request: tonic::Request<super::CallUpdateRequest>,
         ) -> std::result::Result<
             tonic::Response<super::CallUpdateResponse>,
             tonic::Status,
-        >;
-        /// Server streaming response type for the Answer method.
-        type AnswerStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::AnswerRequest, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn answer(
             &self,
             request: tonic::Request<tonic::Streaming<super::AnswerResponse>>,
-        ) -> std::result::Result<tonic::Response<Self::AnswerStream>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<super::AnswerRequest>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn optional_web_rtc_config(
             &self,
             request: tonic::Request<super::OptionalWebRtcConfigRequest>,
         ) -> std::result::Result<
             tonic::Response<super::OptionalWebRtcConfigResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn report_connection_metadata(
             &self,
             request: tonic::Request<super::ReportConnectionMetadataRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ReportConnectionMetadataResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct SignalingServiceServer<T> {
@@ -761,7 +765,7 @@ pub mod signaling_service_server {
                     > tonic::server::ServerStreamingService<super::CallRequest>
                     for CallSvc<T> {
                         type Response = super::CallResponse;
-                        type ResponseStream = T::CallStream;
+                        type ResponseStream = BoxStream<super::CallResponse>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -852,7 +856,7 @@ pub mod signaling_service_server {
                     > tonic::server::StreamingService<super::AnswerResponse>
                     for AnswerSvc<T> {
                         type Response = super::AnswerRequest;
-                        type ResponseStream = T::AnswerStream;
+                        type ResponseStream = BoxStream<super::AnswerRequest>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,

@@ -767,64 +767,71 @@ pub mod arm_service_server {
         ) -> std::result::Result<
             tonic::Response<super::GetEndPositionResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn move_to_position(
             &self,
             request: tonic::Request<super::MoveToPositionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::MoveToPositionResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_joint_positions(
             &self,
             request: tonic::Request<super::GetJointPositionsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetJointPositionsResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn move_to_joint_positions(
             &self,
             request: tonic::Request<super::MoveToJointPositionsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::MoveToJointPositionsResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn move_through_joint_positions(
             &self,
             request: tonic::Request<super::MoveThroughJointPositionsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::MoveThroughJointPositionsResponse>,
             tonic::Status,
-        >;
-        /// Server streaming response type for the MoveThroughJointPositionsStreamed method.
-        type MoveThroughJointPositionsStreamedStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<
-                    super::MoveThroughJointPositionsStreamedResponse,
-                    tonic::Status,
-                >,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn move_through_joint_positions_streamed(
             &self,
             request: tonic::Request<
                 tonic::Streaming<super::MoveThroughJointPositionsStreamedRequest>,
             >,
         ) -> std::result::Result<
-            tonic::Response<Self::MoveThroughJointPositionsStreamedStream>,
+            tonic::Response<BoxStream<super::MoveThroughJointPositionsStreamedResponse>>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn stop(
             &self,
             request: tonic::Request<super::StopRequest>,
-        ) -> std::result::Result<tonic::Response<super::StopResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::StopResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn is_moving(
             &self,
             request: tonic::Request<super::IsMovingRequest>,
         ) -> std::result::Result<
             tonic::Response<super::IsMovingResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn do_command(
             &self,
             request: tonic::Request<
@@ -833,7 +840,9 @@ pub mod arm_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::DoCommandResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_status(
             &self,
             request: tonic::Request<
@@ -842,7 +851,9 @@ pub mod arm_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::GetStatusResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_kinematics(
             &self,
             request: tonic::Request<
@@ -853,7 +864,9 @@ pub mod arm_service_server {
                 super::super::super::super::common::v1::GetKinematicsResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_geometries(
             &self,
             request: tonic::Request<
@@ -864,7 +877,9 @@ pub mod arm_service_server {
                 super::super::super::super::common::v1::GetGeometriesResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get3_d_models(
             &self,
             request: tonic::Request<
@@ -873,28 +888,36 @@ pub mod arm_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::Get3DModelsResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn set_manual_mode(
             &self,
             request: tonic::Request<super::SetManualModeRequest>,
         ) -> std::result::Result<
             tonic::Response<super::SetManualModeResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_manual_mode(
             &self,
             request: tonic::Request<super::GetManualModeRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetManualModeResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_properties(
             &self,
             request: tonic::Request<super::GetPropertiesRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetPropertiesResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct ArmServiceServer<T> {
@@ -1217,7 +1240,9 @@ pub mod arm_service_server {
                         super::MoveThroughJointPositionsStreamedRequest,
                     > for MoveThroughJointPositionsStreamedSvc<T> {
                         type Response = super::MoveThroughJointPositionsStreamedResponse;
-                        type ResponseStream = T::MoveThroughJointPositionsStreamedStream;
+                        type ResponseStream = BoxStream<
+                            super::MoveThroughJointPositionsStreamedResponse,
+                        >;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,

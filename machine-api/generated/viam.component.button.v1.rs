@@ -191,7 +191,9 @@ pub mod button_service_server {
         async fn push(
             &self,
             request: tonic::Request<super::PushRequest>,
-        ) -> std::result::Result<tonic::Response<super::PushResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::PushResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn do_command(
             &self,
             request: tonic::Request<
@@ -200,7 +202,9 @@ pub mod button_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::DoCommandResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_status(
             &self,
             request: tonic::Request<
@@ -209,7 +213,9 @@ pub mod button_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::GetStatusResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct ButtonServiceServer<T> {

@@ -408,21 +408,27 @@ pub mod camera_service_server {
         ) -> std::result::Result<
             tonic::Response<super::GetImagesResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_point_cloud(
             &self,
             request: tonic::Request<super::GetPointCloudRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetPointCloudResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_properties(
             &self,
             request: tonic::Request<super::GetPropertiesRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetPropertiesResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn do_command(
             &self,
             request: tonic::Request<
@@ -431,7 +437,9 @@ pub mod camera_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::DoCommandResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_status(
             &self,
             request: tonic::Request<
@@ -440,7 +448,9 @@ pub mod camera_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::GetStatusResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_geometries(
             &self,
             request: tonic::Request<
@@ -451,7 +461,9 @@ pub mod camera_service_server {
                 super::super::super::super::common::v1::GetGeometriesResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct CameraServiceServer<T> {

@@ -464,36 +464,48 @@ pub mod gantry_service_server {
         ) -> std::result::Result<
             tonic::Response<super::GetPositionResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn move_to_position(
             &self,
             request: tonic::Request<super::MoveToPositionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::MoveToPositionResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn home(
             &self,
             request: tonic::Request<super::HomeRequest>,
-        ) -> std::result::Result<tonic::Response<super::HomeResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::HomeResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_lengths(
             &self,
             request: tonic::Request<super::GetLengthsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetLengthsResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn stop(
             &self,
             request: tonic::Request<super::StopRequest>,
-        ) -> std::result::Result<tonic::Response<super::StopResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::StopResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn is_moving(
             &self,
             request: tonic::Request<super::IsMovingRequest>,
         ) -> std::result::Result<
             tonic::Response<super::IsMovingResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn do_command(
             &self,
             request: tonic::Request<
@@ -502,7 +514,9 @@ pub mod gantry_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::DoCommandResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_status(
             &self,
             request: tonic::Request<
@@ -511,7 +525,9 @@ pub mod gantry_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::GetStatusResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_kinematics(
             &self,
             request: tonic::Request<
@@ -522,7 +538,9 @@ pub mod gantry_service_server {
                 super::super::super::super::common::v1::GetKinematicsResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_geometries(
             &self,
             request: tonic::Request<
@@ -533,7 +551,9 @@ pub mod gantry_service_server {
                 super::super::super::super::common::v1::GetGeometriesResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct GantryServiceServer<T> {

@@ -489,43 +489,57 @@ pub mod gripper_service_server {
         async fn open(
             &self,
             request: tonic::Request<super::OpenRequest>,
-        ) -> std::result::Result<tonic::Response<super::OpenResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::OpenResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn grab(
             &self,
             request: tonic::Request<super::GrabRequest>,
-        ) -> std::result::Result<tonic::Response<super::GrabResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::GrabResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn stop(
             &self,
             request: tonic::Request<super::StopRequest>,
-        ) -> std::result::Result<tonic::Response<super::StopResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::StopResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn is_moving(
             &self,
             request: tonic::Request<super::IsMovingRequest>,
         ) -> std::result::Result<
             tonic::Response<super::IsMovingResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn is_holding_something(
             &self,
             request: tonic::Request<super::IsHoldingSomethingRequest>,
         ) -> std::result::Result<
             tonic::Response<super::IsHoldingSomethingResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_current_inputs(
             &self,
             request: tonic::Request<super::GetCurrentInputsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetCurrentInputsResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn go_to_inputs(
             &self,
             request: tonic::Request<super::GoToInputsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GoToInputsResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn do_command(
             &self,
             request: tonic::Request<
@@ -534,7 +548,9 @@ pub mod gripper_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::DoCommandResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_status(
             &self,
             request: tonic::Request<
@@ -543,7 +559,9 @@ pub mod gripper_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::GetStatusResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_geometries(
             &self,
             request: tonic::Request<
@@ -554,7 +572,9 @@ pub mod gripper_service_server {
                 super::super::super::super::common::v1::GetGeometriesResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_kinematics(
             &self,
             request: tonic::Request<
@@ -565,7 +585,9 @@ pub mod gripper_service_server {
                 super::super::super::super::common::v1::GetKinematicsResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct GripperServiceServer<T> {

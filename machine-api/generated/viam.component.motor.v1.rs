@@ -567,58 +567,78 @@ pub mod motor_service_server {
         ) -> std::result::Result<
             tonic::Response<super::SetPowerResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn go_for(
             &self,
             request: tonic::Request<super::GoForRequest>,
-        ) -> std::result::Result<tonic::Response<super::GoForResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::GoForResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn go_to(
             &self,
             request: tonic::Request<super::GoToRequest>,
-        ) -> std::result::Result<tonic::Response<super::GoToResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::GoToResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn set_rpm(
             &self,
             request: tonic::Request<super::SetRpmRequest>,
-        ) -> std::result::Result<tonic::Response<super::SetRpmResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::SetRpmResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn reset_zero_position(
             &self,
             request: tonic::Request<super::ResetZeroPositionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ResetZeroPositionResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_position(
             &self,
             request: tonic::Request<super::GetPositionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetPositionResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_properties(
             &self,
             request: tonic::Request<super::GetPropertiesRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetPropertiesResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn stop(
             &self,
             request: tonic::Request<super::StopRequest>,
-        ) -> std::result::Result<tonic::Response<super::StopResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::StopResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn is_powered(
             &self,
             request: tonic::Request<super::IsPoweredRequest>,
         ) -> std::result::Result<
             tonic::Response<super::IsPoweredResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn is_moving(
             &self,
             request: tonic::Request<super::IsMovingRequest>,
         ) -> std::result::Result<
             tonic::Response<super::IsMovingResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn do_command(
             &self,
             request: tonic::Request<
@@ -627,7 +647,9 @@ pub mod motor_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::DoCommandResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_status(
             &self,
             request: tonic::Request<
@@ -636,7 +658,9 @@ pub mod motor_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::GetStatusResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_geometries(
             &self,
             request: tonic::Request<
@@ -647,7 +671,9 @@ pub mod motor_service_server {
                 super::super::super::super::common::v1::GetGeometriesResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct MotorServiceServer<T> {

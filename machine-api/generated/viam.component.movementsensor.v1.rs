@@ -582,56 +582,72 @@ pub mod movement_sensor_service_server {
         ) -> std::result::Result<
             tonic::Response<super::GetLinearVelocityResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_angular_velocity(
             &self,
             request: tonic::Request<super::GetAngularVelocityRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetAngularVelocityResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_compass_heading(
             &self,
             request: tonic::Request<super::GetCompassHeadingRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetCompassHeadingResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_orientation(
             &self,
             request: tonic::Request<super::GetOrientationRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetOrientationResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_position(
             &self,
             request: tonic::Request<super::GetPositionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetPositionResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_properties(
             &self,
             request: tonic::Request<super::GetPropertiesRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetPropertiesResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_accuracy(
             &self,
             request: tonic::Request<super::GetAccuracyRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetAccuracyResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_linear_acceleration(
             &self,
             request: tonic::Request<super::GetLinearAccelerationRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetLinearAccelerationResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn do_command(
             &self,
             request: tonic::Request<
@@ -640,7 +656,9 @@ pub mod movement_sensor_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::DoCommandResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_status(
             &self,
             request: tonic::Request<
@@ -649,7 +667,9 @@ pub mod movement_sensor_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::GetStatusResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_geometries(
             &self,
             request: tonic::Request<
@@ -660,7 +680,9 @@ pub mod movement_sensor_service_server {
                 super::super::super::super::common::v1::GetGeometriesResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_readings(
             &self,
             request: tonic::Request<
@@ -669,7 +691,9 @@ pub mod movement_sensor_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::GetReadingsResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct MovementSensorServiceServer<T> {

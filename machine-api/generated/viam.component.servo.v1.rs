@@ -332,25 +332,33 @@ pub mod servo_service_server {
         async fn r#move(
             &self,
             request: tonic::Request<super::MoveRequest>,
-        ) -> std::result::Result<tonic::Response<super::MoveResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::MoveResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_position(
             &self,
             request: tonic::Request<super::GetPositionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetPositionResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn stop(
             &self,
             request: tonic::Request<super::StopRequest>,
-        ) -> std::result::Result<tonic::Response<super::StopResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::StopResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn is_moving(
             &self,
             request: tonic::Request<super::IsMovingRequest>,
         ) -> std::result::Result<
             tonic::Response<super::IsMovingResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn do_command(
             &self,
             request: tonic::Request<
@@ -359,7 +367,9 @@ pub mod servo_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::DoCommandResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_status(
             &self,
             request: tonic::Request<
@@ -368,7 +378,9 @@ pub mod servo_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::GetStatusResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_geometries(
             &self,
             request: tonic::Request<
@@ -379,7 +391,9 @@ pub mod servo_service_server {
                 super::super::super::super::common::v1::GetGeometriesResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct ServoServiceServer<T> {

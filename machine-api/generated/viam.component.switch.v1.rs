@@ -286,21 +286,27 @@ pub mod switch_service_server {
         ) -> std::result::Result<
             tonic::Response<super::SetPositionResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_position(
             &self,
             request: tonic::Request<super::GetPositionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetPositionResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_number_of_positions(
             &self,
             request: tonic::Request<super::GetNumberOfPositionsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetNumberOfPositionsResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn do_command(
             &self,
             request: tonic::Request<
@@ -309,7 +315,9 @@ pub mod switch_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::DoCommandResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_status(
             &self,
             request: tonic::Request<
@@ -318,7 +326,9 @@ pub mod switch_service_server {
         ) -> std::result::Result<
             tonic::Response<super::super::super::super::common::v1::GetStatusResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct SwitchServiceServer<T> {

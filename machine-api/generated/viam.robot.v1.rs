@@ -1426,182 +1426,231 @@ pub mod robot_service_server {
         ) -> std::result::Result<
             tonic::Response<super::GetOperationsResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_sessions(
             &self,
             request: tonic::Request<super::GetSessionsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetSessionsResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn resource_names(
             &self,
             request: tonic::Request<super::ResourceNamesRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ResourceNamesResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn resource_rpc_subtypes(
             &self,
             request: tonic::Request<super::ResourceRpcSubtypesRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ResourceRpcSubtypesResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn cancel_operation(
             &self,
             request: tonic::Request<super::CancelOperationRequest>,
         ) -> std::result::Result<
             tonic::Response<super::CancelOperationResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn block_for_operation(
             &self,
             request: tonic::Request<super::BlockForOperationRequest>,
         ) -> std::result::Result<
             tonic::Response<super::BlockForOperationResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_models_from_modules(
             &self,
             request: tonic::Request<super::GetModelsFromModulesRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetModelsFromModulesResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_status(
             &self,
             request: tonic::Request<super::GetStatusRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetStatusResponse>,
             tonic::Status,
-        >;
-        /// Server streaming response type for the StreamStatus method.
-        type StreamStatusStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::StreamStatusResponse, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn stream_status(
             &self,
             request: tonic::Request<super::StreamStatusRequest>,
         ) -> std::result::Result<
-            tonic::Response<Self::StreamStatusStream>,
+            tonic::Response<BoxStream<super::StreamStatusResponse>>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn stop_all(
             &self,
             request: tonic::Request<super::StopAllRequest>,
-        ) -> std::result::Result<tonic::Response<super::StopAllResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::StopAllResponse>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn start_session(
             &self,
             request: tonic::Request<super::StartSessionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::StartSessionResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn send_session_heartbeat(
             &self,
             request: tonic::Request<super::SendSessionHeartbeatRequest>,
         ) -> std::result::Result<
             tonic::Response<super::SendSessionHeartbeatResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn log(
             &self,
             request: tonic::Request<super::LogRequest>,
-        ) -> std::result::Result<tonic::Response<super::LogResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::LogResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_cloud_metadata(
             &self,
             request: tonic::Request<super::GetCloudMetadataRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetCloudMetadataResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn restart_module(
             &self,
             request: tonic::Request<super::RestartModuleRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RestartModuleResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn shutdown(
             &self,
             request: tonic::Request<super::ShutdownRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ShutdownResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_machine_status(
             &self,
             request: tonic::Request<super::GetMachineStatusRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetMachineStatusResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_version(
             &self,
             request: tonic::Request<super::GetVersionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetVersionResponse>,
             tonic::Status,
-        >;
-        /// Server streaming response type for the Tunnel method.
-        type TunnelStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::TunnelResponse, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn tunnel(
             &self,
             request: tonic::Request<tonic::Streaming<super::TunnelRequest>>,
-        ) -> std::result::Result<tonic::Response<Self::TunnelStream>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<super::TunnelResponse>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn list_tunnels(
             &self,
             request: tonic::Request<super::ListTunnelsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListTunnelsResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn frame_system_config(
             &self,
             request: tonic::Request<super::FrameSystemConfigRequest>,
         ) -> std::result::Result<
             tonic::Response<super::FrameSystemConfigResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn get_pose(
             &self,
             request: tonic::Request<super::GetPoseRequest>,
-        ) -> std::result::Result<tonic::Response<super::GetPoseResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::GetPoseResponse>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn transform_pose(
             &self,
             request: tonic::Request<super::TransformPoseRequest>,
         ) -> std::result::Result<
             tonic::Response<super::TransformPoseResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn transform_pcd(
             &self,
             request: tonic::Request<super::TransformPcdRequest>,
         ) -> std::result::Result<
             tonic::Response<super::TransformPcdResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn send_traces(
             &self,
             request: tonic::Request<super::SendTracesRequest>,
         ) -> std::result::Result<
             tonic::Response<super::SendTracesResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn upload_data_from_path(
             &self,
             request: tonic::Request<super::UploadDataFromPathRequest>,
         ) -> std::result::Result<
             tonic::Response<super::UploadDataFromPathResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct RobotServiceServer<T> {
@@ -2053,7 +2102,7 @@ pub mod robot_service_server {
                     > tonic::server::ServerStreamingService<super::StreamStatusRequest>
                     for StreamStatusSvc<T> {
                         type Response = super::StreamStatusResponse;
-                        type ResponseStream = T::StreamStatusStream;
+                        type ResponseStream = BoxStream<super::StreamStatusResponse>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -2505,7 +2554,7 @@ pub mod robot_service_server {
                     > tonic::server::StreamingService<super::TunnelRequest>
                     for TunnelSvc<T> {
                         type Response = super::TunnelResponse;
-                        type ResponseStream = T::TunnelStream;
+                        type ResponseStream = BoxStream<super::TunnelResponse>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,

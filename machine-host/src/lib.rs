@@ -5,10 +5,21 @@
 
 mod auth;
 mod clock;
+pub mod component;
+pub mod config;
+mod driver;
+mod guard;
+mod machine;
+mod operations;
 mod resource;
+mod robot;
 mod safety;
 
 pub use auth::{AuthError, Authenticator, Principal};
 pub use clock::BootClock;
+pub use driver::DriverError;
+pub use guard::Caller;
+pub use machine::{Listening, Machine, MachineError, MachineOptions, Tls};
+pub use operations::{Operation, Operations};
 pub use resource::ResourceName;
-pub use safety::{Actuator, Admission, Call, DriverError, Event, Permit, Running, Safety, SafetyOptions, Write};
+pub use safety::{Actuator, Admission, Call, Event, Permit, Running, Safety, SafetyOptions, Write};

@@ -187,7 +187,7 @@ async fn s24_a_stop_that_hangs_delays_nobody_and_is_reported() {
         }
     }
     let waiting = run(&machine, call(None, "m1", None));
-    assert_eq!(waiting.permit().enter(None).await.err(), Some(Shut::Busy));
+    assert_eq!(waiting.permit().enter(None).await.err(), Some(DriverError::Shut(Shut::Busy)));
     machine.release();
     drop(waiting.permit().enter(None).await.expect("open again"));
     waiting.finish(None);
@@ -201,7 +201,7 @@ async fn s44_a_later_command_ends_the_earlier_one() {
     drop(going.permit().enter(None).await.expect("an open gate"));
     command(&machine, Some(id), "m1").await;
     assert_eq!(going.permit().cancelled().await, Why::Preempted);
-    assert_eq!(going.permit().enter(None).await.err(), Some(Shut::Revoked(Why::Preempted)));
+    assert_eq!(going.permit().enter(None).await.err(), Some(DriverError::Shut(Shut::Revoked(Why::Preempted))));
 }
 
 #[tokio::test]
@@ -241,9 +241,9 @@ async fn s90_a_copy_gets_the_reply_of_the_first() {
 async fn a_callers_stop_is_answered_when_its_driver_has_returned() {
     let machine = Machine::new(&[("m1", Manner::Well), ("m2", Manner::Panics)]);
     let id = machine.session(1);
-    assert_eq!(machine.safety.stop(call(Some(id), "m1", None), false, None).await, Some(vec![]));
+    assert_eq!(machine.safety.stop(call(Some(id), "m1", None), false, vec![]).await, Some(vec![]));
     assert_eq!(machine.stopped().0, "m1");
-    assert_eq!(machine.safety.stop(call(Some(id), "", None), true, None).await, Some(vec![motor("m2")]));
+    assert_eq!(machine.safety.stop(call(Some(id), "", None), true, vec![]).await, Some(vec![motor("m2")]));
 }
 
 #[tokio::test]

@@ -50,6 +50,17 @@ fn s90_copies_run_once_and_share_their_outcome() {
 }
 
 #[test]
+fn s90_a_number_that_was_given_up_never_comes_back_whatever_a_later_list_says() {
+    let mut rig = Rig::new();
+    let id = rig.session(ALICE);
+    let ticket = rig.run("m1", numbered(id, 1, &[]));
+    rig.done(ticket);
+    rig.registry.beat(id, &ALICE, Some(&order(2, &[])), rig.now).expect("alive");
+    rig.registry.beat(id, &ALICE, Some(&order(3, &[1, 2])), rig.now).expect("alive");
+    assert_eq!(rig.admit("m1", numbered(id, 1, &[])), Err(Refused::GivenUp));
+}
+
+#[test]
 fn s90_a_copy_of_a_lost_outcome_may_have_run() {
     let mut rig = Rig::new();
     let id = rig.session(ALICE);

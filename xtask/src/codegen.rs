@@ -62,6 +62,8 @@ fn generate(api: &Path, out: &Path) -> Outcome {
         .out_dir(out)
         .include_file("packages.rs")
         .emit_rerun_if_changed(false)
+        // A machine answers UNIMPLEMENTED to what it does not have.
+        .generate_default_stubs(true)
         .compile_fds(compiler.file_descriptor_set())?;
     // The encoded set keeps the method option; a decoded one of prost-types loses it.
     compiler.include_source_info(false);

@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use super::Shared;
-use crate::ResourceName;
+use crate::{DriverError, ResourceName};
 
 /// How long a write waits for its gate before it fails: a driver that is busy for longer is not answering a controller in time.
 const GATE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -133,7 +133,7 @@ pub struct Permit {
 impl Permit {
     /// Asks to be inside the driver for one write: of the call's own resource, or of one of its parts. Waits for at most 500 ms while a
     /// write or a Stop is inside.
-    pub async fn enter(&self, part: Option<&ResourceName>) -> Result<Write, Shut> {
+    pub async fn enter(&self, part: Option<&ResourceName>) -> Result<Write, DriverError> {
         let resource = part.unwrap_or(&self.resource);
         let entering = async {
             loop {
@@ -144,17 +144,18 @@ impl Permit {
                 match self.machine.with(|state, now| state.registry.enter(self.ticket, resource, now)) {
                     Ok(slot) => return Ok(Write { machine: self.machine.clone(), slot: Some(slot) }),
                     Err(Shut::Busy) => changed.await,
-                    Err(shut) => return Err(shut),
+                    Err(shut) => return Err(DriverError::Shut(shut)),
                 }
             }
         };
-        timeout(GATE_TIMEOUT, entering).await.unwrap_or(Err(Shut::Busy))
+        timeout(GATE_TIMEOUT, entering).await.unwrap_or(Err(DriverError::Shut(Shut::Busy)))
     }
 
     /// Resolves when the call has been shut out: its handler is to end.
     pub async fn cancelled(&self) -> Why {
         let mut why = self.why.clone();
-        match why.wait_for(Option::is_some).await {
+        let known = why.wait_for(Option::is_some).await.map(|why| *why);
+        match known {
             Ok(why) => why.unwrap_or(Why::Cancelled),
             // The call has ended meanwhile: nothing will shut it out any more.
             Err(_) => std::future::pending().await,
@@ -209,12 +210,14 @@ pub(super) fn stop(
     machine: &Arc<Shared>,
     call: Incoming<'_, ResourceName>,
     all: bool,
-    extra: Option<Struct>,
+    extras: Vec<(Option<ResourceName>, Struct)>,
 ) -> impl Future<Output = Option<Vec<ResourceName>>> + Send + use<> {
     let (sender, done) = oneshot::channel();
     let over = machine.with(|state, now| {
-        if let Some(stopper) = state.stoppers.get(&call.resource) {
-            stopper.with_extra(extra);
+        for (resource, extra) in extras {
+            if let Some(stopper) = state.stoppers.get(resource.as_ref().unwrap_or(&call.resource)) {
+                stopper.with_extra(extra);
+            }
         }
         match state.registry.stop(call, all, now) {
             Admitted::Run(ticket) | Admitted::Copy(ticket) => {

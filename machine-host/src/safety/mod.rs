@@ -16,7 +16,7 @@ use session_core::registry::{
 use session_core::{Connection, Order, Owner, SessionId};
 use tokio::sync::{Notify, broadcast, watch};
 
-use crate::{BootClock, ResourceName};
+use crate::{BootClock, DriverError, ResourceName};
 pub use call::{Admission, Call, Permit, Running, Write};
 use call::{Outcomes, StopWait};
 use stopper::Stopper;
@@ -48,11 +48,6 @@ pub trait Actuator: Send + Sync + 'static {
     fn stop(&self, extra: Option<&Struct>) -> Result<(), DriverError>;
 }
 
-/// A driver could not do what it was told.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct DriverError(pub String);
-
 /// What happened, for logs, counters and observers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -80,6 +75,7 @@ pub struct Safety(Arc<Shared>);
 
 struct Shared {
     clock: BootClock,
+    window: Duration,
     state: Mutex<State>,
     /// Wakes the deadline thread when a deadline has become earlier.
     earlier: Condvar,
@@ -104,6 +100,7 @@ impl Safety {
         let SafetyOptions { window, max_sessions, policy } = options;
         let shared = Arc::new(Shared {
             clock: BootClock::new(),
+            window,
             state: Mutex::new(State {
                 registry: SessionRegistry::new(window, max_sessions, policy),
                 stoppers: BTreeMap::new(),
@@ -176,6 +173,11 @@ impl Safety {
         self.0.with(|state, now| state.registry.handle_opened(connection, principal, now));
     }
 
+    /// A request told whose an HTTP/1.1 connection is.
+    pub fn identified(&self, connection: Connection, principal: Owner) {
+        self.0.with(|state, now| state.registry.handle_identified(connection, principal, now));
+    }
+
     /// A connection ended.
     pub fn closed(&self, connection: Connection) {
         self.0.with(|state, now| state.registry.handle_closed(connection, now));
@@ -186,15 +188,57 @@ impl Safety {
         call::admit(&self.0, call)
     }
 
-    /// A caller's Stop of `call.resource`, or of everything; its drivers are called before this returns a future. The resources whose
+    /// Whether an actuator of this name is there.
+    pub fn has(&self, resource: &ResourceName) -> bool {
+        self.0.lock().stoppers.contains_key(resource)
+    }
+
+    /// The window of sessions.
+    pub fn window(&self) -> Duration {
+        self.0.window
+    }
+
+    /// Now, on the clock of leases.
+    pub(crate) fn now(&self) -> Instant {
+        self.0.clock.now()
+    }
+
+    /// A caller's Stop of `call.resource`, or of everything; `extras`: what its drivers are given, by name, `None` for `call.resource`.
+    /// They are called before this returns a future. The resources whose
     /// Stop failed, or `None` for one that has nothing left to do and never ran.
     pub fn stop(
         &self,
         call: Incoming<'_, ResourceName>,
         all: bool,
-        extra: Option<Struct>,
+        extras: Vec<(Option<ResourceName>, Struct)>,
     ) -> impl Future<Output = Option<Vec<ResourceName>>> + Send + use<> {
-        call::stop(&self.0, call, all, extra)
+        call::stop(&self.0, call, all, extras)
+    }
+
+    /// The machine's own StopAll: raises every floor and calls every driver, without waiting for any.
+    pub fn order_stop_of_everything(&self) {
+        drop(self.stop_by_itself());
+    }
+
+    /// The machine's own StopAll; waits for its drivers, for at most `bound`. Those that did not stop.
+    pub async fn stop_everything(&self, bound: Duration) -> Vec<ResourceName> {
+        match tokio::time::timeout(bound, self.stop_by_itself()).await {
+            Ok(failed) => failed.unwrap_or_default(),
+            Err(_) => self.0.lock().stoppers.keys().cloned().collect(),
+        }
+    }
+
+    fn stop_by_itself(&self) -> impl Future<Output = Option<Vec<ResourceName>>> + Send + use<> {
+        let incoming = Incoming {
+            sid: None,
+            owner: &Owner([0; 32]),
+            otherwise: Holder::Module(0),
+            monitored: false,
+            resource: ResourceName::component("", ""),
+            order: None,
+            digest: 0,
+        };
+        self.stop(incoming, true, Vec::new())
     }
 
     /// Ends a call: CancelOperation, or its deadline.

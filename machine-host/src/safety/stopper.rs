@@ -53,8 +53,8 @@ impl Stopper {
     }
 
     /// What the caller of the next Stop gives its driver.
-    pub(super) fn with_extra(&self, extra: Option<Struct>) {
-        self.0.lock().extra = extra;
+    pub(super) fn with_extra(&self, extra: Struct) {
+        self.0.lock().extra = Some(extra);
     }
 }
 

@@ -88,16 +88,26 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         self.gates.values().any(|gate| gate.holder == Some(holder))
     }
 
-    /// A connection was made. `principal` over HTTP/1.1, where one client may use several.
+    /// A connection was made. `principal` where it is known already to be HTTP/1.1, where one client may use several.
     pub fn handle_opened(&mut self, connection: Connection, principal: Option<Owner>, now: Instant) {
         self.handle_timeout(now);
-        self.connections.insert(connection, principal);
+        self.connections.insert(connection);
         if let Some(owner) = principal {
-            let known = self.principals.entry(owner).or_default();
-            known.connections.insert(connection);
-            if let Some(until) = known.until.take() {
-                self.timers.remove(&(until, Timed::Principal(owner)));
-            }
+            self.handle_identified(connection, owner, now);
+        }
+    }
+
+    /// A request on an HTTP/1.1 connection told whose it is; a proxy's connection may be several principals'. Ignored for a connection
+    /// that has ended: what arrives after that keeps nobody alive.
+    pub fn handle_identified(&mut self, connection: Connection, owner: Owner, now: Instant) {
+        self.handle_timeout(now);
+        if !self.connections.contains(&connection) {
+            return;
+        }
+        let known = self.principals.entry(owner).or_default();
+        known.connections.insert(connection);
+        if let Some(until) = known.until.take() {
+            self.timers.remove(&(until, Timed::Principal(owner)));
         }
     }
 
@@ -105,15 +115,16 @@ impl<R: Ord + Clone> SessionRegistry<R> {
     /// connection.
     pub fn handle_closed(&mut self, connection: Connection, now: Instant) {
         self.handle_timeout(now);
-        let Some(principal) = self.connections.remove(&connection) else { return };
+        if !self.connections.remove(&connection) {
+            return;
+        }
         self.lapse(Holder::Connection(connection), Cause::Disconnect, now);
-        let Some(owner) = principal else { return };
-        let Some(known) = self.principals.get_mut(&owner) else { return };
-        known.connections.remove(&connection);
-        if known.connections.is_empty() {
-            let until = now + self.window;
-            known.until = Some(until);
-            self.timers.insert((until, Timed::Principal(owner)));
+        let until = now + self.window;
+        for (owner, known) in &mut self.principals {
+            if known.connections.remove(&connection) && known.connections.is_empty() {
+                known.until = Some(until);
+                self.timers.insert((until, Timed::Principal(*owner)));
+            }
         }
     }
 
@@ -144,7 +155,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
     pub(super) fn is_alive(&self, holder: Holder) -> bool {
         match holder {
             Holder::Session(id) => self.sessions.contains_key(&id),
-            Holder::Connection(connection) => self.connections.contains_key(&connection),
+            Holder::Connection(connection) => self.connections.contains(&connection),
             Holder::Principal(owner) => self.principals.contains_key(&owner),
             Holder::Execution(_) | Holder::Module(_) => true,
         }

@@ -66,9 +66,11 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         if order.number <= kept.newest {
             return false;
         }
+        // What was given up once is over, whatever a later list says: its record is gone, and it could run a second time.
+        let (newest, before) = (kept.newest, std::mem::take(&mut kept.open));
+        kept.open = order.open.iter().copied().filter(|n| *n >= newest || before.contains(n)).collect();
         kept.newest = order.number;
-        kept.open.clone_from(&order.open);
-        let left: Vec<_> = kept.numbered.keys().filter(|n| !order.open.contains(*n)).copied().collect();
+        let left: Vec<_> = kept.numbered.keys().filter(|n| !kept.open.contains(*n)).copied().collect();
         let left: Vec<_> = left.into_iter().filter_map(|n| kept.numbered.remove(&n)).collect();
         for numbered in left {
             match numbered.state {

@@ -1,0 +1,125 @@
+//! Who calls, and in which session.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use http::{HeaderMap, Request};
+use machine_api::{ORDER_HEADER, SESSION_HEADER};
+use session_core::registry::Holder;
+use session_core::{Connection, Order, Owner, SessionId};
+use tonic::Status;
+use transport::Body;
+use transport::serve::PeerConnection;
+
+use super::Machine;
+use crate::Principal;
+use crate::auth::bearer;
+
+/// Principals that are remembered for one connection: a proxy may carry several; further ones are verified at each call.
+const REMEMBERED: usize = 8;
+
+/// Who sent a request, in its extensions.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Who it is, whatever route it came by.
+    pub principal: Principal,
+    /// The owner of its sessions.
+    pub owner: Owner,
+    /// The connection it came by.
+    pub peer: Arc<PeerConnection>,
+}
+
+impl Caller {
+    /// Who holds what it moves outside a session: over HTTP/1.1, where one client uses several connections, its principal.
+    pub(super) fn otherwise(&self) -> Holder {
+        if self.peer.http2 { Holder::Connection(Connection(self.peer.id)) } else { Holder::Principal(self.owner) }
+    }
+}
+
+/// Tokens that were accepted on a connection stay good for it: existing clients never refresh theirs.
+#[derive(Default)]
+pub(crate) struct Tokens(Mutex<BTreeMap<u64, Vec<Accepted>>>);
+
+struct Accepted {
+    token: [u8; 32],
+    principal: Principal,
+    owner: Owner,
+}
+
+impl Tokens {
+    /// The connection is gone.
+    pub(crate) fn forget(&self, connection: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&connection);
+    }
+
+    fn known(&self, connection: u64, token: &[u8; 32]) -> Option<(Principal, Owner)> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&connection)?.iter().find(|a| a.token == *token).map(|a| (a.principal.clone(), a.owner))
+    }
+
+    fn accept(&self, connection: u64, token: [u8; 32], principal: &Principal, owner: Owner) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let accepted = all.entry(connection).or_default();
+        if accepted.len() < REMEMBERED {
+            accepted.push(Accepted { token, principal: principal.clone(), owner });
+        }
+    }
+}
+
+impl Machine {
+    /// Finds out who sent a request.
+    pub(super) fn identify(&self, request: &Request<Body>) -> Result<Caller, Status> {
+        let Some(peer) = request.extensions().get::<Arc<PeerConnection>>().cloned() else {
+            return Err(Status::internal("the request came by no connection"));
+        };
+        let Some(authenticator) = &self.authenticator else {
+            let principal = Principal::nobody();
+            let owner = principal.owner();
+            return Ok(self.called(Caller { principal, owner, peer }));
+        };
+        let mut token = [0; 32];
+        token.copy_from_slice(digest(&SHA256, bearer(request.headers())?.as_bytes()).as_ref());
+        if let Some((principal, owner)) = self.tokens.known(peer.id, &token) {
+            return Ok(self.called(Caller { principal, owner, peer }));
+        }
+        let principal = authenticator.verify(request.headers())?;
+        let owner = principal.owner();
+        self.tokens.accept(peer.id, token, &principal, owner);
+        Ok(self.called(Caller { principal, owner, peer }))
+    }
+
+    /// Over HTTP/1.1 a principal is there as long as one of its connections is.
+    fn called(&self, caller: Caller) -> Caller {
+        if !caller.peer.http2 {
+            self.safety.identified(Connection(caller.peer.id), caller.owner);
+        }
+        caller
+    }
+}
+
+/// The session whose id a request carries.
+pub(super) fn one_session(headers: &HeaderMap) -> Result<Option<SessionId>, Status> {
+    let mut values = headers.get_all(SESSION_HEADER).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(_), Some(_)) => Err(Status::invalid_argument("found more than one session id in metadata")),
+        (Some(value), None) => {
+            let text = value.to_str().unwrap_or_default();
+            text.parse().map(Some).map_err(|e| Status::invalid_argument(format!("malformed {SESSION_HEADER}: {e}")))
+        }
+    }
+}
+
+/// A request's order in its session.
+pub(crate) fn order(headers: &HeaderMap) -> Result<Option<Order>, Status> {
+    let mut values = headers.get_all(ORDER_HEADER).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(_), Some(_)) => Err(Status::invalid_argument("found more than one lifeline-order in metadata")),
+        (Some(value), None) => {
+            let text = value.to_str().unwrap_or_default();
+            text.parse().map(Some).map_err(|e: session_core::OrderError| Status::invalid_argument(e.to_string()))
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Calls while they run: how many, for how long, and until what ends them.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response};
+use http_body::Frame;
+use machine_api::OPERATION_HEADER;
+use tokio::time::Instant;
+use tonic::Status;
+use transport::Body;
+use uuid::Uuid;
+
+use super::refusal::shut_out;
+use crate::ResourceName;
+use crate::operations::Entry;
+use crate::safety::Running;
+
+/// Calls that run on one resource at once, as existing machines have it. Stop is not counted.
+const MAX_CALLS: u32 = 100;
+/// What a call without a deadline gets (s47).
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(600);
+/// The longest deadline that a caller may set: what it says beyond is taken as this.
+const MAX_DEADLINE: Duration = Duration::from_secs(24 * 3600);
+
+/// Calls in flight for each resource.
+#[derive(Clone, Default)]
+pub(crate) struct Limits(Arc<Mutex<BTreeMap<ResourceName, u32>>>);
+
+/// One call's place; given back when dropped.
+pub(super) struct Place {
+    limits: Limits,
+    resource: ResourceName,
+}
+
+impl Limits {
+    pub(super) fn enter(&self, resource: &ResourceName) -> Result<Place, Status> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(resource.clone()).or_insert(0);
+        if *count >= MAX_CALLS {
+            let text =
+                format!("exceeded request limit {MAX_CALLS} on resource {}; wait for calls to end", resource.name);
+            return Err(Status::resource_exhausted(text));
+        }
+        *count += 1;
+        Ok(Place { limits: self.clone(), resource: resource.clone() })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut all = self.limits.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.resource) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.resource);
+            }
+        }
+    }
+}
+
+/// When a call is ended: its `grpc-timeout`, or ten minutes.
+pub(super) fn deadline(headers: &HeaderMap) -> Instant {
+    let timeout = headers.get("grpc-timeout").and_then(|v| parse_timeout(v.to_str().ok()?));
+    Instant::now() + timeout.unwrap_or(DEFAULT_DEADLINE).min(MAX_DEADLINE)
+}
+
+/// At most eight digits and a unit, as the gRPC protocol has it.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+pub(super) fn too_late() -> Status {
+    Status::deadline_exceeded("the call's deadline passed, or 10 minutes without one")
+}
+
+/// Tells the caller its operation's id (s41).
+pub(super) fn name_operation(response: &mut Response<Body>, id: Uuid) {
+    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+        response.headers_mut().insert(OPERATION_HEADER, value);
+    }
+}
+
+/// Keeps a call running until its response has ended, and ends the response when the call is.
+pub(super) fn hold(
+    response: Response<Body>,
+    entry: Entry,
+    running: Option<Running>,
+    deadline: Instant,
+) -> Response<Body> {
+    let operation = entry.operation.clone();
+    let permit = running.as_ref().map(Running::permit);
+    let end = Box::pin(async move {
+        tokio::select! {
+            () = operation.cancelled() => Status::cancelled("cancelled by CancelOperation or StopAll"),
+            () = tokio::time::sleep_until(deadline) => too_late(),
+            why = async { match &permit { Some(permit) => permit.cancelled().await, None => std::future::pending().await } } => shut_out(why),
+        }
+    });
+    response.map(|body| Body::new(Held { body, end, running, entry: Some(entry) }))
+}
+
+/// A response that streams.
+struct Held {
+    body: Body,
+    end: Pin<Box<dyn Future<Output = Status> + Send>>,
+    running: Option<Running>,
+    entry: Option<Entry>,
+}
+
+impl Held {
+    fn finish(&mut self) {
+        self.entry = None;
+        if let Some(running) = self.running.take() {
+            running.finish(None);
+        }
+    }
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.entry.is_none() {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(status) = self.end.as_mut().poll(cx) {
+            self.finish();
+            let mut trailers = HeaderMap::new();
+            // A status without metadata always has header form.
+            let _ = status.add_header(&mut trailers);
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(&polled, Poll::Ready(None | Some(Err(_))))
+            || matches!(&polled, Poll::Ready(Some(Ok(f))) if f.is_trailers())
+        {
+            self.finish();
+        }
+        polled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_those_of_the_protocol() {
+        for (text, expected) in [
+            ("1H", Some(3600_000)),
+            ("2M", Some(120_000)),
+            ("3S", Some(3000)),
+            ("99999999m", Some(99_999_999)),
+            ("1000u", Some(1)),
+            ("1000000n", Some(1)),
+            ("", None),
+            ("S", None),
+            ("123456789S", None),
+            ("-1S", None),
+            ("1x", None),
+            ("1\u{e9}", None),
+        ] {
+            assert_eq!(parse_timeout(text), expected.map(Duration::from_millis), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_resource_takes_a_hundred_calls_and_no_more() {
+        let limits = Limits::default();
+        let (base, arm) = (ResourceName::component("base", "b"), ResourceName::component("arm", "a"));
+        let mut places: Vec<_> = (0..MAX_CALLS).map(|_| limits.enter(&base).expect("a place")).collect();
+        assert_eq!(limits.enter(&base).err().expect("full").code(), tonic::Code::ResourceExhausted);
+        limits.enter(&arm).expect("another resource");
+        places.pop();
+        limits.enter(&base).expect("a place again");
+    }
+}

@@ -1,0 +1,294 @@
+//! A machine: its components, its port, its beginning and its end.
+
+mod certificate;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use discovery::{MachineName, Responder, ResponderOptions, answer::Advertisement};
+use machine_api::MAX_MESSAGE;
+use machine_api::proto::rpc::v1::auth_service_server::AuthServiceServer;
+use machine_api::viam::robot::v1::robot_service_server::RobotServiceServer;
+use session_core::Connection;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use transport::serve::{ConnectionEvent, Listener, ServeOptions, serve};
+use uuid::Uuid;
+
+use crate::component::{Component, Components, register};
+use crate::guard::{self, Guard};
+use crate::robot::Robot;
+use crate::{AuthError, Authenticator, ResourceName, Safety, SafetyOptions};
+
+/// How long stopping everything may take at the beginning and the end (safety.md 3).
+const STOP_BOUND: Duration = Duration::from_secs(1);
+
+/// Why a machine cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// Its name is none.
+    #[error("the machine's name: {0}")]
+    Name(#[from] discovery::AddressError),
+    /// The port is not to be had.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(String, io::Error),
+    /// A file of the certificate, or the local CA's.
+    #[error("{0}: {1}")]
+    File(PathBuf, io::Error),
+    /// The certificate is not usable.
+    #[error("the machine's certificate: {0}")]
+    Tls(#[from] transport::tls::TlsError),
+    /// A certificate could not be made.
+    #[error("cannot make a certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
+    /// Its keys are not usable.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// A thread or socket could not be had.
+    #[error("the system refused a thread or a socket: {0}")]
+    System(io::Error),
+}
+
+/// How the port is secured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// With a certificate of a local CA, made at first start and kept in this folder (`ca.pem` is what clients trust).
+    Local(PathBuf),
+    /// With this certificate chain and key, PEM files.
+    Files(PathBuf, PathBuf),
+    /// In clear.
+    None,
+}
+
+/// What a machine is made of.
+#[derive(Clone, Debug)]
+pub struct MachineOptions {
+    /// Its name, `<machine>.<location>.viam.cloud`.
+    pub name: String,
+    /// `host:port` or `unix:PATH`. Default `localhost:8080`: this host only. `:8080` is every interface.
+    pub bind: String,
+    /// How the port is secured. Default: in clear, for a name that nobody else can reach.
+    pub tls: Tls,
+    /// API keys by id. Without any, nobody is asked for one.
+    pub api_keys: BTreeMap<String, String>,
+    /// Sessions and their rules.
+    pub safety: SafetyOptions,
+    /// Whether it answers on local networks. Default true.
+    pub mdns: bool,
+    /// Where it answers.
+    pub responder: ResponderOptions,
+    /// The program's version, for GetVersion.
+    pub version: String,
+}
+
+impl MachineOptions {
+    /// The defaults for a machine of this name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            bind: "localhost:8080".to_owned(),
+            tls: Tls::None,
+            api_keys: BTreeMap::new(),
+            safety: SafetyOptions::default(),
+            mdns: true,
+            responder: ResponderOptions::default(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// A machine. Clones are the same machine.
+#[derive(Clone)]
+pub struct Machine(Arc<Shared>);
+
+struct Shared {
+    options: MachineOptions,
+    name: MachineName,
+    guard: Arc<guard::Machine>,
+    components: Components,
+    boot: String,
+    started: SystemTime,
+    tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Machine({})", self.0.name)
+    }
+}
+
+impl Machine {
+    /// A machine without components that does not serve yet. Reads its certificate, or makes one.
+    pub fn new(options: MachineOptions) -> Result<Self, MachineError> {
+        let name: MachineName = options.name.parse()?;
+        let authenticator = match options.api_keys.is_empty() {
+            true => None,
+            false => Some(Arc::new(Authenticator::new(options.api_keys.clone(), name.forms())?)),
+        };
+        let safety = Safety::new(options.safety).map_err(MachineError::System)?;
+        let tls = certificate::load(&options.tls, &name)?;
+        Ok(Self(Arc::new(Shared {
+            guard: Arc::new(guard::Machine::new(safety, authenticator)),
+            components: Components::default(),
+            boot: Uuid::new_v4().simple().to_string(),
+            started: SystemTime::now(),
+            name,
+            options,
+            tls,
+        })))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &MachineName {
+        &self.0.name
+    }
+
+    /// Its sessions, gates and stops.
+    pub fn safety(&self) -> &Safety {
+        &self.0.guard.safety
+    }
+
+    /// What runs on it.
+    pub fn operations(&self) -> &crate::Operations {
+        &self.0.guard.operations
+    }
+
+    /// What it has.
+    pub fn resources(&self) -> Vec<ResourceName> {
+        self.0.components.names()
+    }
+
+    /// Adds a component, or replaces the one of that type and name: its calls end, and what it moved is stopped.
+    pub fn configure(&self, name: &str, component: Component) -> io::Result<()> {
+        let resource = ResourceName::component(component.subtype(), name);
+        if self.safety().has(&resource) {
+            self.remove(&resource);
+        }
+        self.safety().configure(resource.clone(), component.actuator(), component.resource().parts())?;
+        self.0.components.insert(resource, component);
+        Ok(())
+    }
+
+    /// Removes a component: it is stopped, and its calls end.
+    pub fn remove(&self, resource: &ResourceName) {
+        self.0.components.remove(resource);
+        self.safety().remove(resource);
+    }
+
+    /// Opens its port.
+    pub async fn listen(&self) -> Result<Listening, MachineError> {
+        let bind = &self.0.options.bind;
+        let failed = |e| MachineError::Listen(bind.clone(), e);
+        if let Some(path) = bind.strip_prefix("unix:") {
+            // A file that a process before us left behind is in nobody's way; one that answers is somebody's.
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(failed(io::ErrorKind::AddrInUse.into()));
+            }
+            let _ = std::fs::remove_file(path);
+            let listener = UnixListener::bind(path).map_err(failed)?;
+            return Ok(Listening { machine: self.clone(), listener: Listener::Unix(listener), address: None });
+        }
+        let host = if bind.starts_with(':') { format!("[::]{bind}") } else { bind.clone() };
+        let listener = match TcpListener::bind(&host).await {
+            // Hosts without IPv6.
+            Err(_) if bind.starts_with(':') => TcpListener::bind(format!("0.0.0.0{bind}")).await,
+            bound => bound,
+        };
+        let listener = listener.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Listening { machine: self.clone(), listener: Listener::Tcp(listener), address: Some(address) })
+    }
+
+    fn service(&self) -> Guard {
+        let shared = &self.0;
+        let mut routes = Routes::builder();
+        let robot = Robot {
+            machine: shared.guard.clone(),
+            components: shared.components.clone(),
+            boot: shared.boot.clone(),
+            started: shared.started,
+            version: shared.options.version.clone(),
+            name: shared.name.cloud(),
+        };
+        routes.add_service(RobotServiceServer::new(robot).max_decoding_message_size(MAX_MESSAGE));
+        if let Some(authenticator) = &shared.guard.authenticator {
+            routes.add_service(AuthServiceServer::from_arc(authenticator.clone()));
+        }
+        register(&mut routes, &shared.components);
+        Guard::new(shared.guard.clone(), routes.routes().prepare())
+    }
+
+    fn connection(&self, event: ConnectionEvent) {
+        let guard = &self.0.guard;
+        match event {
+            ConnectionEvent::Opened(peer) => guard.safety.opened(Connection(peer.id), None),
+            ConnectionEvent::Closed(peer) => {
+                guard.safety.closed(Connection(peer.id));
+                guard.tokens.forget(peer.id);
+            }
+        }
+    }
+
+    fn respond(&self, address: SocketAddr) -> Option<Responder> {
+        let Shared { options, name, .. } = &*self.0;
+        if !options.mdns {
+            return None;
+        }
+        let advertisement = Advertisement { names: vec![name.clone()], port: address.port(), webrtc: false };
+        match Responder::start(advertisement, options.responder.clone()) {
+            Ok(responder) => Some(responder),
+            Err(error) => {
+                tracing::warn!(%error, "no answers on local networks: clients need an address");
+                None
+            }
+        }
+    }
+}
+
+/// A machine whose port is open.
+pub struct Listening {
+    machine: Machine,
+    listener: Listener,
+    /// Where it listens, for ports.
+    pub address: Option<SocketAddr>,
+}
+
+impl Listening {
+    /// Serves until `shutdown`. Every actuator is stopped before the first call and after the last, also where this unwinds or is dropped.
+    pub async fn serve(self, shutdown: CancellationToken) -> Result<(), MachineError> {
+        let Self { machine, listener, address } = self;
+        let safety = machine.safety().clone();
+        safety.stop_everything(STOP_BOUND).await;
+        let _at_the_end = StopAtEnd(safety.clone());
+        let responder = address.and_then(|address| machine.respond(address));
+        let options = ServeOptions { tls: machine.0.tls.clone(), ..ServeOptions::default() };
+        let (service, told) = (machine.service(), machine.clone());
+        let served =
+            tokio::spawn(serve(listener, service, options, move |event| told.connection(event), shutdown.clone()));
+        shutdown.cancelled().await;
+        // First of all what moves; then nobody is sent here any more; then the calls that still run.
+        safety.stop_everything(STOP_BOUND).await;
+        if let Some(responder) = responder {
+            responder.shutdown().await;
+        }
+        match served.await {
+            Ok(served) => served.map_err(|e| MachineError::Listen(machine.0.options.bind.clone(), e)),
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
+}
+
+/// Stops everything when its owner ends in a way that nobody expected.
+struct StopAtEnd(Safety);
+
+impl Drop for StopAtEnd {
+    fn drop(&mut self) {
+        self.0.order_stop_of_everything();
+    }
+}
