@@ -23,3 +23,4 @@ pub use machine::{Listening, Machine, MachineError, MachineOptions, Tls};
 pub use operations::{Operation, Operations};
 pub use resource::ResourceName;
 pub use safety::{Actuator, Admission, Call, Event, Permit, Running, Safety, SafetyOptions, Write};
+pub use session_core::registry::Policy;

@@ -56,7 +56,7 @@ pub trait Camera: Resource {
 service! { Camera "camera" CameraService CameraServiceServer [geometries]
     get_images(camera, r: GetImagesRequest) -> GetImagesResponse {
         let (images, taken) = camera.images(r.filter_source_names, r.extra.as_ref()).await?;
-        let wire = |i: Image| WireImage { source_name: i.source, image: i.data.into(), mime_type: i.mime_type };
+        let wire = |i: Image| WireImage { source_name: i.source, image: i.data, mime_type: i.mime_type };
         GetImagesResponse {
             images: images.into_iter().map(wire).collect(),
             response_metadata: Some(ResponseMetadata { captured_at: Some(taken.into()) }),
@@ -64,7 +64,7 @@ service! { Camera "camera" CameraService CameraServiceServer [geometries]
     }
     get_point_cloud(camera, r: GetPointCloudRequest) -> GetPointCloudResponse {
         let (mime_type, cloud) = camera.point_cloud(&r.mime_type, r.extra.as_ref()).await?;
-        GetPointCloudResponse { mime_type, point_cloud: cloud.into() }
+        GetPointCloudResponse { mime_type, point_cloud: cloud }
     }
     get_properties(camera, r: GetPropertiesRequest) -> GetPropertiesResponse {
         let properties = camera.properties().await?;

@@ -2,8 +2,17 @@
 
 use std::time::Duration;
 
+/// The shortest and the longest window that a machine may have, as existing machines have it (s3).
+const WINDOWS: std::ops::RangeInclusive<Duration> = Duration::from_millis(30)..=Duration::from_secs(60);
+
+/// Reads a session's window.
+pub fn window(text: &str) -> Result<Duration, String> {
+    let window = parse(text)?;
+    if WINDOWS.contains(&window) { Ok(window) } else { Err("heartbeat_window must be between [30ms, 1m]".to_owned()) }
+}
+
 /// Reads one. A negative one is longer than any bound, and zero is zero with or without a unit.
-pub(super) fn parse(text: &str) -> Result<Duration, String> {
+pub fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no duration; write for example \"2s\" or \"500ms\"");
     if let Some(rest) = text.strip_prefix('-') {
         return parse(rest).map(|_| Duration::MAX);

@@ -1,7 +1,7 @@
 //! The configuration file of existing machines, as far as this machine uses it. Fields that it does not know are left alone, so that a
 //! file written for an existing machine is taken as it is.
 
-mod duration;
+pub mod duration;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,6 @@ use serde_json::{Map, Value};
 
 use crate::ResourceName;
 
-/// The shortest and the longest window that a machine may have, as existing machines have it (s3).
-const WINDOWS: std::ops::RangeInclusive<Duration> = Duration::from_millis(30)..=Duration::from_secs(60);
 /// The window where none is configured.
 const DEFAULT_WINDOW: Duration = Duration::from_secs(2);
 /// Where machines listen that are not told otherwise: this host only.
@@ -177,11 +175,7 @@ fn window(text: &str) -> Result<Duration, ConfigError> {
     if window.is_zero() {
         return Ok(DEFAULT_WINDOW);
     }
-    if WINDOWS.contains(&window) {
-        Ok(window)
-    } else {
-        Err(wrong(field, "heartbeat_window must be between [30ms, 1m]"))
-    }
+    duration::window(text).map_err(|problem| wrong(field, problem))
 }
 
 fn tls(chain: String, key: String) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {

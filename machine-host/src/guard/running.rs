@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn timeouts_are_those_of_the_protocol() {
         for (text, expected) in [
-            ("1H", Some(3600_000)),
+            ("1H", Some(3_600_000)),
             ("2M", Some(120_000)),
             ("3S", Some(3000)),
             ("99999999m", Some(99_999_999)),

@@ -1,0 +1,72 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use machine_host::config::duration;
+
+/// A machine without hardware: bases, motors, arms and more that really move, in a simulated world.
+#[derive(Parser, Clone, Debug)]
+#[command(version, about)]
+pub struct Arguments {
+    /// The machine's configuration, in the JSON format of existing machines; re-read when it changes and on SIGHUP. Without one a
+    /// default machine is started.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Its name, instead of the configuration's `fqdn`.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Where it listens, `host:port`, `:port` or `unix:PATH`, instead of the configuration's `bind_address`.
+    #[arg(long, value_name = "ADDRESS")]
+    pub bind: Option<String>,
+    /// Where its local CA and its key are kept.
+    #[arg(long, value_name = "FOLDER")]
+    pub state_dir: Option<PathBuf>,
+    /// Writes what really moves as JSON lines, to a file or (`-`) to standard output.
+    #[arg(long, value_name = "FILE|-")]
+    pub observe: Option<String>,
+    /// How long a session lives without a beat, from 30ms to 1m, instead of the configuration's.
+    #[arg(long, value_parser = duration::window)]
+    pub window: Option<Duration>,
+    /// What callers without a session may do.
+    #[arg(long, value_enum, default_value_t = Policy::Guard)]
+    pub policy: Policy,
+    /// Serves in clear. For trials on one host only.
+    #[arg(long)]
+    pub no_tls: bool,
+    /// Does not answer on local networks.
+    #[arg(long)]
+    pub no_mdns: bool,
+}
+
+/// What callers without a session may do.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Policy {
+    /// Drive; what they moved last stops when their connection ends.
+    Guard,
+    /// Drive, and leave things moving.
+    Allow,
+    /// Not drive.
+    Refuse,
+}
+
+impl From<Policy> for machine_host::Policy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Guard => Self::Guard,
+            Policy::Allow => Self::Allow,
+            Policy::Refuse => Self::Refuse,
+        }
+    }
+}
+
+/// Existing launchers pass `-config FILE`, with one dash.
+pub fn with_two_dashes(arguments: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    arguments.map(|argument| match argument.to_str() {
+        Some("-config") => "--config".into(),
+        Some(text) if text.starts_with("-config=") => format!("-{text}").into(),
+        _ => argument,
+    })
+}
