@@ -31,7 +31,11 @@ const DEFAULT_NAME: &str = "sim-main.loc1.viam.cloud";
 fn main() -> ExitCode {
     let arguments = Arguments::parse_from(arguments::with_two_dashes(std::env::args_os()));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
     let done = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::from);
     match done.and_then(|runtime| runtime.block_on(run(arguments))) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,255 @@
+//! The lease: started once, kept by beats, given up when it may be held no longer.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::{
+    Attempt, BeatError, ClientOutput, ClientSession, Event, Failure, Letter, Link, LinkState, StartError, Started,
+    Stopped, TooSlow,
+};
+use crate::SessionId;
+
+/// Beats that tell of calls given up leave this far apart at least.
+const TELLING: Duration = Duration::from_millis(10);
+
+/// Where the session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lease {
+    /// None.
+    Idle,
+    /// Asked for.
+    Starting { attempt: Attempt, link: Link, asked: Instant, old: Option<Live> },
+    /// Held.
+    Live(Live),
+    /// The machine has none.
+    Unsupported,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Live {
+    pub(super) id: SessionId,
+    pub(super) window: Duration,
+    pub(super) ordered: bool,
+    /// When it lapses unless a beat is answered.
+    lapses: Instant,
+    /// A beat failed, and no other route came: the next call asks for the session first (s37).
+    doubtful: bool,
+}
+
+impl Lease {
+    pub(super) fn live(&self) -> Option<&Live> {
+        match self {
+            Self::Live(live) | Self::Starting { old: Some(live), .. } => Some(live),
+            _ => None,
+        }
+    }
+
+    pub(super) fn lapses(&self) -> Option<Instant> {
+        self.live().map(|live| live.lapses)
+    }
+
+    /// Whether calls may leave under it.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self, Self::Live(live) if !live.doubtful) || *self == Self::Unsupported
+    }
+
+    /// A new route: its beat will tell.
+    pub(super) fn proven(&mut self) {
+        if let Self::Live(live) = self {
+            live.doubtful = false;
+        }
+    }
+}
+
+impl<C: Ord + Clone> ClientSession<C> {
+    /// What is over is over before anything else is looked at.
+    pub(super) fn expire(&mut self, now: Instant) {
+        if self.lease.lapses().is_some_and(|at| at <= now) {
+            if let Some(live) = self.lease.live() {
+                let id = live.id;
+                self.event(Event::Lapsed { id });
+            }
+            self.lapse(None, now);
+        }
+    }
+
+    /// Asks for a session where there is none and somebody needs one.
+    pub(super) fn want_session(&mut self, now: Instant) {
+        let old = match self.lease {
+            Lease::Idle => None,
+            Lease::Live(live) if live.doubtful => Some(live),
+            _ => return,
+        };
+        let Some(link) = self.primary() else { return };
+        self.next += 1;
+        let attempt = Attempt(self.next);
+        self.lease = Lease::Starting { attempt, link, asked: now, old };
+        self.outputs.push_back(ClientOutput::Start { attempt, resume: old.map(|live| live.id) });
+    }
+
+    /// StartSession was answered, or not.
+    pub fn handle_started(&mut self, of: Attempt, result: Result<Started, StartError>, now: Instant) {
+        self.expire(now);
+        let Lease::Starting { attempt, link, asked, old } = self.lease else { return };
+        if attempt != of {
+            return;
+        }
+        match result {
+            Ok(started) => self.started(started, asked, old, now),
+            Err(StartError::Unsupported) => self.lease = Lease::Unsupported,
+            Err(error) => {
+                self.lease = old.map_or(Lease::Idle, |live| Lease::Live(Live { doubtful: true, ..live }));
+                // The route died under it: it is asked for again on the next one.
+                let next = self.swapping || self.primary().is_some_and(|primary| primary != link);
+                if error == StartError::Unreachable && next {
+                    return self.flush(now);
+                }
+                let why = match error {
+                    StartError::Unreachable => Failure::NotConnected { lapses: self.lease.lapses() },
+                    _ => Failure::NotStarted,
+                };
+                self.fail_all_parked(&why);
+            }
+        }
+        self.flush(now);
+    }
+
+    fn started(&mut self, started: Started, asked: Instant, old: Option<Live>, now: Instant) {
+        let Started { id, window, ordered } = started;
+        if let Some(old) = old.filter(|old| old.id != id) {
+            self.lease = Lease::Live(old);
+            self.lapse(None, now);
+        }
+        if window.is_zero() {
+            // Nothing can be kept by beats; the next call asks again (s36).
+            self.lease = Lease::Idle;
+            return self.send_parked_without_session();
+        }
+        let lapses = asked + window;
+        if lapses <= now {
+            self.lease = Lease::Idle;
+            let too_slow = TooSlow { took: now - asked, window };
+            self.event(Event::TooSlow(too_slow));
+            return self.fail_all_parked(&Failure::TooSlow(too_slow));
+        }
+        let resumed = old.is_some_and(|old| old.id == id);
+        self.lease = Lease::Live(Live { id, window, ordered, lapses, doubtful: false });
+        self.last_beat = Some(asked);
+        self.event(Event::Started { id, window, resumed });
+    }
+
+    /// When the next beat is due.
+    pub(super) fn next_beat(&self) -> Option<Instant> {
+        let Lease::Live(live) = self.lease else { return None };
+        let last = self.last_beat?;
+        if self.closed || !self.counts_as_alive(last + live.window / 5) {
+            return None;
+        }
+        Some(last + live.window / 5)
+    }
+
+    /// Whether the program has said recently enough that it is there (`Watched`).
+    fn counts_as_alive(&self, at: Instant) -> bool {
+        match self.options.watched {
+            None => true,
+            Some(silence) => self.alive.is_some_and(|alive| at.saturating_duration_since(alive) <= silence),
+        }
+    }
+
+    /// Beats on the primary, and for a while on the link that answers instead of it.
+    pub(super) fn beat_everywhere(&mut self, now: Instant) {
+        let Lease::Live(live) = self.lease else { return };
+        if !self.counts_as_alive(now) || self.closed {
+            return;
+        }
+        self.last_beat = Some(now);
+        if let Some(primary) = self.primary() {
+            self.beat(primary, false, now);
+        }
+        // Liveness proven on a path that commands do not use is no liveness.
+        let hedge = self.hedge.filter(|(_, since)| now.saturating_duration_since(*since) <= live.window / 2);
+        if let Some((link, _)) = hedge {
+            self.beat(link, false, now);
+        }
+    }
+
+    /// One beat.
+    pub(super) fn beat(&mut self, link: Link, end: bool, now: Instant) -> Option<Attempt> {
+        if !end && (self.closed || !self.counts_as_alive(now)) {
+            return None;
+        }
+        let letter = self.letter(end)?;
+        self.next += 1;
+        let attempt = Attempt(self.next);
+        self.beats.insert(attempt, (now, link));
+        self.outputs.push_back(ClientOutput::Beat { attempt, link, letter });
+        Some(attempt)
+    }
+
+    /// Tells the machine at once, on every live link, that calls were given up: what it holds of them is to end.
+    pub(super) fn tell_given_up(&mut self, now: Instant) {
+        if !self.is_ordered() {
+            return;
+        }
+        if let Some(next) = self.last_told.map(|last| last + TELLING).filter(|next| *next > now) {
+            self.tell_at = Some(next);
+            return;
+        }
+        (self.last_told, self.tell_at) = (Some(now), None);
+        let links: Vec<_> = self.links.iter().filter(|(_, s)| **s != LinkState::Draining).map(|(l, _)| *l).collect();
+        for link in links {
+            self.beat(link, false, now);
+        }
+    }
+
+    /// A beat was answered, or not.
+    pub fn handle_beat(&mut self, of: Attempt, result: Result<(), BeatError<C>>, now: Instant) {
+        self.expire(now);
+        let Some((sent, link)) = self.beats.remove(&of) else { return };
+        let on_primary = self.primary() == Some(link);
+        let live = match &mut self.lease {
+            Lease::Live(live) | Lease::Starting { old: Some(live), .. } => live,
+            _ => return,
+        };
+        match result {
+            Ok(()) => {
+                live.lapses = live.lapses.max(sent + live.window);
+                live.doubtful = false;
+            }
+            // On any other link it says nothing about the one that calls use.
+            Err(BeatError::Unanswered) => live.doubtful |= on_primary,
+            Err(BeatError::Expired(told)) => self.lapse(Some(told), now),
+        }
+        self.flush(now);
+    }
+
+    /// The session is over. `told`: by the machine, with what it stopped where it says so. Nothing resumes by itself: whatever was issued
+    /// before this was known fails, if anything was held.
+    pub(super) fn lapse(&mut self, told: Option<Option<BTreeSet<C>>>, now: Instant) {
+        self.lease = Lease::Idle;
+        self.beats.clear();
+        self.last_beat = None;
+        self.hedge = None;
+        self.tell_at = None;
+        let mut record = std::mem::take(&mut self.held);
+        let by_machine = told.is_some();
+        if !by_machine {
+            // What is out and unanswered may be moving.
+            record.extend(self.motions.values().filter(|m| m.is_sent()).map(|m| m.component.clone()));
+        }
+        let what = told.flatten().unwrap_or(record);
+        if what.is_empty() || self.options.resume_motion {
+            return;
+        }
+        let stopped = Stopped { what, at: now, told: by_machine };
+        self.event(Event::Stopped(stopped.clone()));
+        for call in self.motions.keys().copied().collect::<Vec<_>>() {
+            self.fail(call, Failure::Stopped(stopped.clone()));
+        }
+    }
+
+    /// For a message that belongs to no session: none, or one of the live session.
+    pub(super) fn letter_if_live(&mut self) -> Option<Letter> {
+        if matches!(self.lease, Lease::Live(_)) { self.letter(false) } else { None }
+    }
+}
