@@ -128,12 +128,15 @@ pub(crate) enum Told {
     Close(oneshot::Sender<()>),
 }
 
+/// How the first dial ended.
+pub(crate) type First = Result<(LinkView, Arc<FlightRecord>), Arc<DialError>>;
+
 /// The session layer's end of a dialer. Cheap to clone; dropping all of them and all channels ends the dialer.
 #[derive(Clone)]
 pub struct LinkSwitch {
     pub(crate) shared: Arc<Shared>,
     pub(crate) events: broadcast::WeakSender<RouteEvent>,
-    pub(crate) first: watch::Receiver<Option<Result<LinkView, Arc<DialError>>>>,
+    pub(crate) first: watch::Receiver<Option<First>>,
     /// Unbounded: what travels here is a handful of messages per beat of our own session layer, nothing a peer sends.
     pub(crate) told: mpsc::UnboundedSender<Told>,
 }
@@ -156,9 +159,17 @@ impl LinkSwitch {
             Err(_) => None,
         };
         match outcome {
-            Some(Ok(link)) => Ok(link),
+            Some(Ok((link, _))) => Ok(link),
             Some(Err(error)) => Err((*error).clone()),
             None => Err(DialError::closed(&self.shared.address)),
+        }
+    }
+
+    /// How the first link came to be; `None` before there was one.
+    pub fn first_record(&self) -> Option<Arc<FlightRecord>> {
+        match &*self.first.borrow() {
+            Some(Ok((_, record))) => Some(record.clone()),
+            _ => None,
         }
     }
 
@@ -193,7 +204,7 @@ impl LinkSwitch {
         link: LinkId,
         mut request: Request<Body>,
         lane: Lane,
-    ) -> impl Future<Output = Result<Response<Body>, CallError>> + Send + 'static {
+    ) -> impl Future<Output = Result<Response<Body>, CallError>> + Send + use<> {
         let carrier = self.shared.links.load().get(&link).cloned();
         let address = self.shared.address.clone();
         async move {

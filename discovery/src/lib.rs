@@ -3,12 +3,14 @@
 //! Whatever answers is only a candidate. Nothing here is trusted: the machine proves its name over TLS, later.
 
 pub mod answer;
+mod browse;
 mod finder;
 mod mdns;
 pub mod name;
 pub mod question;
 mod responder;
 
+pub use browse::{Browse, BrowseError, Sighting};
 pub use finder::{Finder, FinderOptions, Found, Search, Source, SourceError};
 pub use name::{AddressError, MachineAddress, MachineName};
 pub use responder::{Responder, ResponderOptions};

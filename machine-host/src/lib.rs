@@ -4,7 +4,6 @@
 //! parked OS thread for each actuator's Stop. Whatever the rest of the process is busy with, a lapse stops what it has to.
 
 mod auth;
-mod clock;
 pub mod component;
 pub mod config;
 mod driver;
@@ -16,7 +15,6 @@ mod robot;
 mod safety;
 
 pub use auth::{AuthError, Authenticator, Principal};
-pub use clock::BootClock;
 pub use driver::DriverError;
 pub use guard::Caller;
 pub use machine::{Listening, Machine, MachineError, MachineOptions, Tls};

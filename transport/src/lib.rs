@@ -5,13 +5,17 @@
 //! [`serve`] (feature `server`).
 
 mod body;
+mod clock;
 pub mod direct;
 mod link;
+pub mod message;
 #[cfg(feature = "server")]
 pub mod serve;
 mod sever;
+pub mod timeout;
 pub mod tls;
 
+pub use clock::BootClock;
 pub use direct::{Address, ConnectError, ConnectOptions, Security, Stage, Target};
 pub use link::{CallError, CloseReason, Lane, Link, LinkId, LinkInfo, LinkKind};
 

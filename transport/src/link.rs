@@ -183,7 +183,7 @@ impl Link {
         &self,
         request: http::Request<Body>,
         lane: Lane,
-    ) -> impl Future<Output = Result<http::Response<Body>, CallError>> + Send + 'static {
+    ) -> impl Future<Output = Result<http::Response<Body>, CallError>> + Send + use<> {
         let link = self.clone();
         async move {
             let place = match lane {

@@ -83,6 +83,16 @@ impl Cord {
         }
     }
 
+    /// Small messages leave at once (TCP_NODELAY).
+    pub(crate) fn set_nodelay(&self) {
+        let guard = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Socket::Tcp(tcp)) = guard.as_ref()
+            && let Err(error) = tcp.set_nodelay(true)
+        {
+            tracing::debug!(%error, "TCP_NODELAY not set");
+        }
+    }
+
     /// Whether a close of the descriptor throws away what is queued (SO_LINGER 0).
     pub(crate) fn set_abortive(&self, abortive: bool) {
         let guard = self.socket.lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,10 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::{Outcome, codegen_task, dag, spec};
-
-/// A step of the continuous integration.
-type Step = fn(&Path) -> Outcome;
+use crate::{Outcome, codegen_task, dag, e2e, interop, spec};
 
 /// Runs cargo and fails with what was run.
 fn cargo(root: &Path, arguments: &[&str]) -> Outcome {
@@ -18,19 +15,21 @@ fn cargo(root: &Path, arguments: &[&str]) -> Outcome {
 
 /// Every test that needs no privileges.
 pub fn test(root: &Path) -> Outcome {
-    cargo(root, &["test", "--workspace", "--exclude", "xtask"])?;
+    cargo(root, &["test", "--workspace", "--all-features", "--exclude", "xtask"])?;
     cargo(root, &["test", "--package", "xtask"])
 }
 
 /// What the continuous integration runs, in its order.
 pub fn ci(root: &Path) -> Outcome {
-    let steps: [(&str, Step); 6] = [
+    let steps: [(&str, fn(&Path) -> Outcome); 8] = [
         ("format", |root| cargo(root, &["fmt", "--all", "--check"])),
         ("imports", dag::run),
         ("tests", test),
         ("lints", |root| cargo(root, &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])),
         ("generated code", |_| codegen_task(true)),
+        ("end to end", |root| e2e::run(root, None)),
         ("statements", |root| spec::run(root, false)),
+        ("python", |root| interop::python(root)),
     ];
     for (name, step) in steps {
         let started = Instant::now();

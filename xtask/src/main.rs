@@ -4,7 +4,12 @@ mod checks;
 #[cfg(feature = "codegen")]
 mod codegen;
 mod dag;
+mod demo;
+mod e2e;
 mod files;
+mod interop;
+mod observer;
+mod processes;
 mod spec;
 
 use std::path::PathBuf;
@@ -12,7 +17,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 /// What a task ends with: nothing, or a text that says what to do.
 pub type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -26,8 +31,24 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Show the main job: find a machine, drive it, lose the client, see it stop, drive home.
+    Demo,
     /// Run every test that needs no privileges.
     Test,
+    /// Run the end-to-end scenarios: real processes, sockets and mDNS.
+    TestE2e {
+        /// Only print the scenarios' names.
+        #[arg(long)]
+        list: bool,
+        /// Only scenarios whose group or name contains this.
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// Run published, unmodified peers against our machine and our client.
+    Interop {
+        /// Which peer.
+        name: Peer,
+    },
     /// Show every numbered statement with its tests and their results.
     Spec {
         /// As JSON.
@@ -46,10 +67,24 @@ enum Task {
     Ci,
 }
 
+/// A published peer.
+#[derive(Clone, Copy, ValueEnum)]
+enum Peer {
+    /// The Python SDK: as a client of our machine, and its server classes as a machine of our client.
+    Python,
+}
+
 fn main() -> ExitCode {
     let root = root();
     let done = match Arguments::parse().task {
+        Task::Demo => demo::run(&root),
         Task::Test => checks::test(&root),
+        Task::TestE2e { list: true, .. } => {
+            e2e::list();
+            Ok(())
+        }
+        Task::TestE2e { list: false, only } => e2e::run(&root, only.as_deref()),
+        Task::Interop { name: Peer::Python } => interop::python(&root),
         Task::Spec { json } => spec::run(&root, json),
         Task::Dag => dag::run(&root),
         Task::Codegen { check } => codegen_task(check),

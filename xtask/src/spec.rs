@@ -8,6 +8,7 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 
 use crate::Outcome;
+use crate::e2e;
 
 /// What the suite says of one statement.
 #[derive(Deserialize)]
@@ -26,11 +27,12 @@ struct Row {
     due: Option<String>,
 }
 
-/// Runs every `sNN_` test, prints the table and fails where one is owed.
+/// Runs every `sNN_` test, adds the recorded end-to-end results, prints the table and fails where one is owed.
 pub fn run(root: &Path, json: bool) -> Outcome {
     let text = fs::read_to_string(root.join("xtask/statements.toml"))?;
     let groups: BTreeMap<String, BTreeMap<String, Statement>> = toml::from_str(&text)?;
-    let results = unit_results(root)?;
+    let mut results = unit_results(root)?;
+    results.extend(e2e::recorded(root)?);
     let rows = rows(groups, &results)?;
     if json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
@@ -95,7 +97,18 @@ fn number_of(test: &str) -> Option<u32> {
 fn unit_results(root: &Path) -> Result<BTreeMap<String, bool>, Box<dyn std::error::Error>> {
     let output = Command::new(env!("CARGO"))
         .current_dir(root)
-        .args(["test", "--workspace", "--exclude", "xtask", "--no-fail-fast", "--lib", "--bins", "--tests", "--"])
+        .args([
+            "test",
+            "--workspace",
+            "--all-features",
+            "--exclude",
+            "xtask",
+            "--no-fail-fast",
+            "--lib",
+            "--bins",
+            "--tests",
+            "--",
+        ])
         .args((0..10).flat_map(|tens| (0..10).map(move |ones| format!("s{tens}{ones}_"))))
         .output()?;
     let mut results = BTreeMap::new();

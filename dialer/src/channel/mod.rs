@@ -7,13 +7,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
+use transport::timeout::grpc_timeout;
 
 use crate::carrier::{Carrier, Shared};
 use crate::plan::{CallPlan, DialClass};
@@ -161,50 +161,4 @@ pub(crate) fn may_have_run(address: &str, what: &str) -> Status {
     Status::unavailable(format!(
         "{what}: the call to {address} may have run; read the machine's state before sending it again"
     ))
-}
-
-/// The header `grpc-timeout`: at most 8 digits and a unit (gRPC over HTTP/2, "Requests").
-fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
-        return None;
-    }
-    let number: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(number * 3600),
-        "M" => Duration::from_secs(number * 60),
-        "S" => Duration::from_secs(number),
-        "m" => Duration::from_millis(number),
-        "u" => Duration::from_micros(number),
-        "n" => Duration::from_nanos(number),
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn timeouts_are_read_as_grpc_writes_them() {
-        let parse = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("grpc-timeout", text.parse().unwrap());
-            grpc_timeout(&headers)
-        };
-        for (text, expected) in [
-            ("5S", Some(Duration::from_secs(5))),
-            ("250m", Some(Duration::from_millis(250))),
-            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
-            ("7u", Some(Duration::from_micros(7))),
-            ("123456789m", None),
-            ("m", None),
-            ("+5S", None),
-            ("5s", None),
-            ("", None),
-        ] {
-            assert_eq!(parse(text), expected, "{text:?}");
-        }
-    }
 }

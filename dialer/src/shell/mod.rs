@@ -21,7 +21,7 @@ use crate::carrier::{Carrier, Meter, Shared, Signpost, Wake};
 use crate::channel::MachineChannel;
 use crate::flight::{DialError, Recorder};
 use crate::options::{Admit, DialOptions};
-use crate::switch::{LinkSwitch, LinkView, RouteEvent, Told};
+use crate::switch::{First, LinkSwitch, RouteEvent, Told};
 use attempt::{Maker, Tls};
 use network::{Network, SleepWatch};
 use sources::Sources;
@@ -135,7 +135,7 @@ struct Task {
     flight: Recorder,
     shared: Arc<Shared>,
     events: broadcast::Sender<RouteEvent>,
-    first: watch::Sender<Option<Result<LinkView, Arc<DialError>>>>,
+    first: watch::Sender<Option<First>>,
     maker: Arc<Maker>,
     told: mpsc::UnboundedReceiver<Told>,
     inputs: mpsc::UnboundedSender<Input>,

@@ -122,10 +122,11 @@ impl Task {
         });
         let record = self.flight.end(Outcome::Using { link: link.0 }, now);
         tracing::info!(%link, route = %view.route, tier = ?view.tier, took_ms = record.took_ms, "using");
+        let record = Arc::new(record);
         if self.first.borrow().is_none() {
-            self.first.send_replace(Some(Ok(view.clone())));
+            self.first.send_replace(Some(Ok((view.clone(), record.clone()))));
         }
-        self.tell(RouteEvent::Use(view, Arc::new(record)));
+        self.tell(RouteEvent::Use(view, record));
     }
 
     fn drain(&mut self, link: LinkId, why: Demotion) {

@@ -15,9 +15,9 @@ use session_core::Order;
 use session_core::registry::{Incoming, Why};
 use tonic::Status;
 use transport::Body;
+use transport::message::{First, first};
 
 use super::caller::{one_session, order};
-use super::message::{First, first};
 use super::refusal::{self, shut_out};
 use super::reply::{Whole, empty};
 use super::running::{Place, deadline, hold, name_operation, too_late};

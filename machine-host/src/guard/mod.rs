@@ -5,7 +5,6 @@
 
 mod caller;
 mod command;
-mod message;
 mod refusal;
 mod reply;
 mod running;

@@ -15,7 +15,7 @@ use machine_api::MAX_MESSAGE;
 use machine_api::proto::rpc::v1::auth_service_server::AuthServiceServer;
 use machine_api::viam::robot::v1::robot_service_server::RobotServiceServer;
 use session_core::Connection;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use transport::serve::{ConnectionEvent, Listener, ServeOptions, serve};
@@ -28,6 +28,10 @@ use crate::{AuthError, Authenticator, ResourceName, Safety, SafetyOptions};
 
 /// How long stopping everything may take at the beginning and the end (safety.md 3).
 const STOP_BOUND: Duration = Duration::from_secs(1);
+
+/// Connections that the kernel holds until they are accepted; beyond it a client waits a second for its next try. Kernels lower it to
+/// their own limit, 4,096 as a rule.
+const BACKLOG: u32 = 4096;
 
 /// Why a machine cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -194,11 +198,13 @@ impl Machine {
             let listener = UnixListener::bind(path).map_err(failed)?;
             return Ok(Listening { machine: self.clone(), listener: Listener::Unix(listener), address: None });
         }
-        let host = if bind.starts_with(':') { format!("[::]{bind}") } else { bind.clone() };
-        let listener = match TcpListener::bind(&host).await {
-            // Hosts without IPv6.
-            Err(_) if bind.starts_with(':') => TcpListener::bind(format!("0.0.0.0{bind}")).await,
-            bound => bound,
+        let listener = match bind.strip_prefix(':') {
+            // Hosts without IPv6 have the other.
+            Some(port) => match listen_on(&format!("[::]:{port}")).await {
+                Err(_) => listen_on(&format!("0.0.0.0:{port}")).await,
+                bound => bound,
+            },
+            None => listen_on(bind).await,
         };
         let listener = listener.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -282,6 +288,20 @@ impl Listening {
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         }
     }
+}
+
+/// Listens on the first of a host's addresses that is ours.
+async fn listen_on(host: &str) -> io::Result<TcpListener> {
+    let mut last = io::ErrorKind::AddrNotAvailable.into();
+    for address in tokio::net::lookup_host(host).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Stops everything when its owner ends in a way that nobody expected.

@@ -16,7 +16,9 @@ use session_core::registry::{
 use session_core::{Connection, Order, Owner, SessionId};
 use tokio::sync::{Notify, broadcast, watch};
 
-use crate::{BootClock, DriverError, ResourceName};
+use transport::BootClock;
+
+use crate::{DriverError, ResourceName};
 pub use call::{Admission, Call, Permit, Running, Write};
 use call::{Outcomes, StopWait};
 use stopper::Stopper;

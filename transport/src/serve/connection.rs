@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -122,6 +123,8 @@ pub(super) async fn run<S, E>(
     E: Fn(ConnectionEvent) + Send + Sync + 'static,
 {
     let options = &shared.options;
+    cord.set_nodelay();
+    cord.set_user_timeout(Duration::from_secs(30));
     let ended = match &options.tls {
         None => http(&shared, stream, cord, place, local, remote).await,
         Some(tls) => match timeout(options.handshake_timeout, TlsAcceptor::from(tls.clone()).accept(stream)).await {

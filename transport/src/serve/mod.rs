@@ -66,11 +66,7 @@ pub enum Listener {
 impl Listener {
     async fn accept(&self) -> io::Result<Socket> {
         match self {
-            Self::Tcp(listener) => {
-                let (tcp, _) = listener.accept().await?;
-                tcp.set_nodelay(true)?;
-                Ok(Socket::Tcp(tcp))
-            }
+            Self::Tcp(listener) => Ok(Socket::Tcp(listener.accept().await?.0)),
             Self::Unix(listener) => Ok(Socket::Unix(listener.accept().await?.0)),
         }
     }
@@ -149,9 +145,9 @@ where
                 }
             },
         };
+        // Whatever can wait is done by the connection's own task: while this loop is busy the kernel drops whoever knocks.
         let (local, remote) = socket.addresses();
         let (stream, cord) = Severable::new(socket);
-        cord.set_user_timeout(Duration::from_secs(30));
         let Some(place) = waiting.enter(cord.clone()) else {
             cord.sever("too many connections");
             continue;

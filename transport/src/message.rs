@@ -9,7 +9,8 @@ use http_body_util::BodyExt;
 use machine_api::MAX_MESSAGE;
 use prost::Message;
 use tonic::Status;
-use transport::Body;
+
+use crate::Body;
 
 /// gRPC's prefix of a message: a flag and its length.
 const PREFIX: usize = 5;
@@ -22,17 +23,18 @@ struct Named {
 }
 
 /// A call's first message and its body, whole again.
-pub(super) struct First {
+#[derive(Debug)]
+pub struct First {
     /// The component that it names.
-    pub(super) name: String,
+    pub name: String,
     /// The message's bytes, without prefix.
-    pub(super) message: Bytes,
+    pub message: Bytes,
     /// Everything, for the handler.
-    pub(super) body: Body,
+    pub body: Body,
 }
 
 /// Reads until the first message is complete. At most 32 MiB, as existing machines take.
-pub(super) async fn first(mut body: Body) -> Result<First, Status> {
+pub async fn first(mut body: Body) -> Result<First, Status> {
     let mut read = BytesMut::new();
     let length = loop {
         if let Some(length) = length_of(&read)?

@@ -1,0 +1,44 @@
+"""The published Python SDK, unmodified, drives our machine.
+
+Usage: client.py ADDRESS KEY_ID KEY LEG
+
+Legs: `list` prints the resources; `drive` moves the base by a metre and back; `hold` sets a velocity and then waits
+until it is killed. Every step is a JSON line on standard output.
+"""
+
+import asyncio
+import json
+import sys
+import time
+
+from viam.components.base import Base
+from viam.proto.common import Vector3
+from viam.robot.client import RobotClient
+
+
+def say(step, **facts):
+    print(json.dumps({"step": step, "t": time.time(), **facts}), flush=True)
+
+
+async def main():
+    address, key_id, key, leg = sys.argv[1:5]
+    options = RobotClient.Options.with_api_key(api_key=key, api_key_id=key_id)
+    started = time.monotonic()
+    robot = await RobotClient.at_address(address, options)
+    say("connected", seconds=time.monotonic() - started)
+    say("resources", names=sorted(f"{n.subtype}/{n.name}" for n in robot.resource_names))
+    base = Base.from_robot(robot, "base")
+    if leg == "drive":
+        await base.move_straight(distance=500, velocity=500)
+        await base.move_straight(distance=-500, velocity=500)
+        say("driven", moving=await base.is_moving())
+    if leg == "hold":
+        await base.set_velocity(linear=Vector3(y=150), angular=Vector3())
+        say("moving")
+        while True:
+            await asyncio.sleep(1)
+    await robot.close()
+    say("closed")
+
+
+asyncio.run(main())

@@ -1,0 +1,225 @@
+//! From an address to a connected robot.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dialer::agent::{Policy, StandbyPolicy};
+use dialer::{Anonymous, DialError, DialOptions, Dialer, FlightRecord, Outcome};
+use discovery::{FinderOptions, MachineAddress};
+use session_core::client::ClientOptions;
+use transport::tls::Trust;
+
+use crate::credentials::ApiKey;
+use crate::robot::Robot;
+use crate::runtime;
+use crate::session::Session;
+
+/// Whether and how a session is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sessions {
+    /// Started by the first command that moves something, kept as long as this process runs.
+    #[default]
+    Auto,
+    /// As `Auto`, but only while the program says that it is alive: by [`Robot::alive`] or by a command within this time. A hung control loop
+    /// stops the robot.
+    Watched(Duration),
+    /// The program calls StartSession and SendSessionHeartbeat and sends `viam-sid` itself.
+    Manual,
+    /// None: the machine's policy decides what happens to what moves when this program dies.
+    Off,
+}
+
+/// How to connect. Made by [`Robot::builder`].
+pub struct RobotBuilder {
+    address: String,
+    key: Option<ApiKey>,
+    ca: Option<PathBuf>,
+    tls_name: Option<String>,
+    insecure: bool,
+    call_timeout: Duration,
+    finder: FinderOptions,
+    policy: Policy,
+    sessions: Sessions,
+    resume_motion: bool,
+}
+
+/// Why there is no robot.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct ConnectError {
+    kind: ConnectErrorKind,
+    text: String,
+    record: Option<Box<FlightRecord>>,
+}
+
+/// Whose fault it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectErrorKind {
+    /// What the builder was told makes no sense.
+    Usage,
+    /// The machine was not found or not reached.
+    Unreachable,
+    /// The machine does not accept the credentials.
+    Refused,
+    /// This computer refused something.
+    Failed,
+}
+
+impl ConnectError {
+    fn new(kind: ConnectErrorKind, text: impl ToString) -> Self {
+        Self { kind, text: text.to_string(), record: None }
+    }
+
+    /// Whose fault it is.
+    pub fn kind(&self) -> ConnectErrorKind {
+        self.kind
+    }
+
+    /// Every route that was tried, how far it got and when.
+    pub fn record(&self) -> Option<&FlightRecord> {
+        self.record.as_deref()
+    }
+}
+
+impl From<DialError> for ConnectError {
+    fn from(error: DialError) -> Self {
+        let kind = match error.record.outcome {
+            Outcome::Refused => ConnectErrorKind::Refused,
+            _ => ConnectErrorKind::Unreachable,
+        };
+        Self { kind, text: error.to_string(), record: Some(Box::new(error.record)) }
+    }
+}
+
+impl RobotBuilder {
+    pub(crate) fn new(address: &str) -> Self {
+        Self {
+            address: address.to_owned(),
+            key: None,
+            ca: None,
+            tls_name: None,
+            insecure: false,
+            call_timeout: Duration::from_secs(5),
+            finder: FinderOptions::default(),
+            policy: Policy::default(),
+            sessions: Sessions::default(),
+            resume_motion: false,
+        }
+    }
+
+    /// Authenticates with an api key. It is sent to nobody but the machine that has proven its name.
+    pub fn api_key(mut self, id: impl Into<String>, key: impl Into<String>) -> Self {
+        self.key = Some(ApiKey { id: id.into(), key: key.into() });
+        self
+    }
+
+    /// Trusts the certificate authority of a PEM file, besides the system's.
+    pub fn trust_ca(mut self, file: impl AsRef<Path>) -> Self {
+        self.ca = Some(file.as_ref().to_path_buf());
+        self
+    }
+
+    /// The name that the machine's certificate must prove. Default: the machine's own name, or the host or address given.
+    pub fn tls_name(mut self, name: impl Into<String>) -> Self {
+        self.tls_name = Some(name.into());
+        self
+    }
+
+    /// Speaks without TLS, credentials included: for trials on one host. Default: no.
+    pub fn insecure(mut self, insecure: bool) -> Self {
+        self.insecure = insecure;
+        self
+    }
+
+    /// Rounds of the first dial before it fails; 0: for ever. Default 3. Reconnecting is not limited.
+    pub fn initial_attempts(mut self, attempts: u32) -> Self {
+        self.policy.initial_attempts = attempts;
+        self
+    }
+
+    /// How long a round of the first dial may take; calls have deadlines of their own. Default 20 s.
+    pub fn dial_timeout(mut self, timeout: Duration) -> Self {
+        self.policy.dial_timeout = timeout;
+        self
+    }
+
+    /// How long calls without a deadline wait for a link. Default 5 s.
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// When a second link is kept warm. Default: while a session is held.
+    pub fn standby(mut self, standby: StandbyPolicy) -> Self {
+        self.policy.standby = standby;
+        self
+    }
+
+    /// Where addresses come from: interfaces, multicast DNS, DNS.
+    pub fn finder(mut self, finder: FinderOptions) -> Self {
+        self.finder = finder;
+        self
+    }
+
+    /// Whether and how a session is kept. Default: [`Sessions::Auto`].
+    pub fn sessions(mut self, sessions: Sessions) -> Self {
+        self.sessions = sessions;
+        self
+    }
+
+    /// Retries a command that found its session expired although something had been moving (as existing clients do). Default: no, it fails with
+    /// [`crate::SessionError::Stopped`] and the program decides.
+    pub fn resume_motion(mut self, resume: bool) -> Self {
+        self.resume_motion = resume;
+        self
+    }
+
+    /// Dials, proves the machine's name, authenticates. Returns once the first link carries calls.
+    ///
+    /// # Errors
+    /// An unusable address or file at once; an unknown machine within about a second on a local network; everything else names each route
+    /// that was tried.
+    pub async fn connect(self) -> Result<Robot, ConnectError> {
+        let usage = |e: &dyn ToString| ConnectError::new(ConnectErrorKind::Usage, e.to_string());
+        let target: MachineAddress = self.address.parse().map_err(|e| usage(&e))?;
+        let mut options = DialOptions::new(target);
+        if let Some(file) = self.ca.as_ref().filter(|_| !self.insecure) {
+            options.trust = Trust::system().trust_ca(file).map_err(|e| usage(&e))?;
+        }
+        options.tls_name = self.tls_name;
+        options.insecure = self.insecure;
+        options.call_timeout = self.call_timeout;
+        options.finder = self.finder;
+        options.policy = self.policy;
+        let runtime = runtime::handle().map_err(|e| ConnectError::new(ConnectErrorKind::Failed, e))?;
+        let (channel, switch) = {
+            let _inside = runtime.enter();
+            match self.key {
+                Some(key) => Dialer::start(options, Arc::new(key)),
+                None => Dialer::start(options, Arc::new(Anonymous)),
+            }
+        };
+        let core = match self.sessions {
+            Sessions::Auto => Some(ClientOptions { watched: None, resume_motion: self.resume_motion }),
+            Sessions::Watched(silence) => {
+                Some(ClientOptions { watched: Some(silence), resume_motion: self.resume_motion })
+            }
+            Sessions::Manual | Sessions::Off => None,
+        };
+        let session = Session::start(core, switch.clone(), self.address.clone(), &runtime);
+        let first = switch.first_link().await;
+        let robot = Robot::new(self.address, channel, switch, session, self.sessions, runtime);
+        match first {
+            Ok(_) => {
+                // The session hears of routes by a task of its own; the program may call at once.
+                robot.look_around();
+                Ok(robot)
+            }
+            Err(error) => {
+                robot.close().await;
+                Err(error.into())
+            }
+        }
+    }
+}

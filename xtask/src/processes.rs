@@ -1,0 +1,246 @@
+//! Processes of a scenario: built once, started in folders of their own, ended with the scenario whatever happens.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::Outcome;
+
+/// Key id and key of every machine that a scenario starts. Made up for tests; a UUID because stock clients want one.
+pub const KEY_ID: &str = "7b0a6a0e-3c3f-4f5e-9d51-0d6a1c9f2b11";
+/// See [`KEY_ID`].
+pub const KEY: &str = "lifeline-end-to-end-key";
+
+/// The binaries that scenarios run.
+#[derive(Clone)]
+pub struct Built {
+    folder: PathBuf,
+}
+
+impl Built {
+    /// Builds `sim-machine`, `lifeline` and the examples, printing what takes long.
+    pub fn build(root: &Path) -> Result<Self, Box<dyn std::error::Error>> {
+        println!("building the machine and the tool ..");
+        let status = Command::new(env!("CARGO"))
+            .current_dir(root)
+            .args(["build", "--quiet", "--package", "sim-machine", "--package", "robot-client", "--bins", "--examples"])
+            .args(["--features", "robot-client/cli"])
+            .status()?;
+        if !status.success() {
+            return Err("the build failed".into());
+        }
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        Ok(Self { folder: target.join("debug") })
+    }
+
+    /// A command that runs one of the built programs.
+    pub fn command(&self, name: &str) -> Command {
+        Command::new(self.folder.join(name))
+    }
+}
+
+/// A running process; killed and reaped when dropped.
+pub struct Running {
+    child: Child,
+    name: String,
+}
+
+impl Running {
+    /// Starts `command`.
+    pub fn start(name: &str, command: &mut Command) -> Result<Self, Box<dyn std::error::Error>> {
+        let child = command.spawn().map_err(|e| format!("cannot start {name}: {e}"))?;
+        Ok(Self { child, name: name.to_owned() })
+    }
+
+    /// Ends the process without goodbye, as a power cut would.
+    pub fn kill(&mut self) -> Outcome {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Outcome {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).ok_or("no such process")?;
+        kill_process(pid, signal)?;
+        Ok(())
+    }
+
+    /// Waits for the process's end, for at most `bound`; its exit code, or an error that names it.
+    pub fn wait(&mut self, bound: Duration) -> Result<Option<i32>, Box<dyn std::error::Error>> {
+        let until = Instant::now() + bound;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status.code());
+            }
+            if Instant::now() > until {
+                return Err(format!("{} still runs after {bound:?}", self.name).into());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Memory that the process holds, in megabytes (VmRSS).
+    pub fn resident_megabytes(&self) -> Result<u64, Box<dyn std::error::Error>> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).ok_or("no VmRSS line")?;
+        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kilobytes / 1024)
+    }
+
+    /// The process's standard output, line by line. Taken once.
+    pub fn lines(&mut self) -> Result<impl Iterator<Item = io::Result<String>> + use<>, Box<dyn std::error::Error>> {
+        let out = self.child.stdout.take().ok_or("standard output was not piped")?;
+        Ok(BufReader::new(out).lines())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already; then there is nothing left to do.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A simulated machine as a process, with a folder for its state, its observer's file and its log.
+pub struct Machine {
+    /// The process.
+    pub process: Running,
+    /// Where it serves.
+    pub port: u16,
+    /// Its name, `<machine>.<location>.viam.cloud`.
+    pub name: String,
+    folder: PathBuf,
+}
+
+/// How a scenario's machine differs from the default.
+#[derive(Clone, Default)]
+pub struct MachineOptions {
+    /// Arguments beyond name, address, configuration, state and observer.
+    pub arguments: Vec<String>,
+    /// The `components` of its configuration; the default machine's where `None`.
+    pub components: Option<serde_json::Value>,
+    /// The window, such as `500ms`; 2 s where `None`.
+    pub window: Option<String>,
+    /// Without TLS and without keys.
+    pub open: bool,
+    /// The port; a free one where `None`.
+    pub port: Option<u16>,
+}
+
+impl Machine {
+    /// Starts a machine in `folder` and waits until it accepts connections, for at most 20 s.
+    pub fn start(
+        built: &Built,
+        folder: &Path,
+        name: &str,
+        options: &MachineOptions,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        fs::create_dir_all(folder)?;
+        let port = options.port.map_or_else(free_port, Ok)?;
+        let config = folder.join("machine.json");
+        fs::write(&config, serde_json::to_vec_pretty(&configuration(name, port, options))?)?;
+        let log = File::create(folder.join("machine.log"))?;
+        let mut command = built.command("sim-machine");
+        command
+            .arg("--config")
+            .arg(&config)
+            .arg("--state-dir")
+            .arg(folder.join("state"))
+            .arg("--observe")
+            .arg(folder.join("observed.jsonl"))
+            .args(&options.arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let process = Running::start("sim-machine", &mut command)?;
+        let mut machine = Self { process, port, name: name.to_owned(), folder: folder.to_path_buf() };
+        machine.wait_until_it_serves()?;
+        Ok(machine)
+    }
+
+    fn wait_until_it_serves(&mut self) -> Outcome {
+        let until = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            if Instant::now() > until || self.process.child.try_wait()?.is_some() {
+                let log = fs::read_to_string(self.folder.join("machine.log")).unwrap_or_default();
+                return Err(format!("the machine does not serve on port {}:\n{log}", self.port).into());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// The certificate that clients are to trust.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.join("state/ca.pem")
+    }
+
+    /// The file of what really moved.
+    pub fn observed(&self) -> PathBuf {
+        self.folder.join("observed.jsonl")
+    }
+
+    /// The configuration file, for scenarios that change it.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("machine.json")
+    }
+
+    /// Sets the environment that a client of this machine needs.
+    pub fn credentials(&self, command: &mut Command) {
+        command
+            .env("VIAM_API_KEY_ID", KEY_ID)
+            .env("VIAM_API_KEY", KEY)
+            .env("LIFELINE_CA_FILE", self.ca())
+            .env("XDG_CACHE_HOME", self.folder.join("cache"))
+            .env("XDG_STATE_HOME", self.folder.join("client-state"));
+    }
+
+    /// Runs the tool against this machine and returns what it printed and how it ended.
+    pub fn lifeline(&self, built: &Built, arguments: &[&str]) -> io::Result<Output> {
+        let mut command = built.command("lifeline");
+        self.credentials(&mut command);
+        command.args(arguments).stdin(Stdio::null()).output()
+    }
+}
+
+fn configuration(name: &str, port: u16, options: &MachineOptions) -> serde_json::Value {
+    let components = options.components.clone().unwrap_or_else(default_components);
+    let mut network = serde_json::json!({ "bind_address": format!("0.0.0.0:{port}"), "fqdn": name });
+    if let Some(window) = &options.window {
+        network["sessions"] = serde_json::json!({ "heartbeat_window": window });
+    }
+    if options.open {
+        network["no_tls"] = true.into();
+        return serde_json::json!({ "components": components, "network": network });
+    }
+    serde_json::json!({
+        "components": components,
+        "network": network,
+        "auth": { "handlers": [{ "type": "api-key", "config": { KEY_ID: KEY } }] },
+    })
+}
+
+/// A base, two motors, an arm and the sensors around them.
+pub fn default_components() -> serde_json::Value {
+    let row = |name: &str, api: &str| serde_json::json!({ "name": name, "type": api, "model": "fake" });
+    serde_json::Value::Array(vec![
+        row("base", "base"),
+        row("left", "motor"),
+        row("right", "motor"),
+        row("arm", "arm"),
+        row("odometry", "movement_sensor"),
+        row("camera", "camera"),
+    ])
+}
+
+/// A TCP port that was free a moment ago.
+pub fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
