@@ -138,7 +138,7 @@ mod tests {
             (vec![1, 0, 0, 0, 0], Code::Unimplemented),
             (vec![0, 0xff, 0xff, 0xff, 0xff], Code::ResourceExhausted),
         ] {
-            let error = first(Body::new(Full::new(Bytes::from(wrong.clone())))).await.err().expect("refused");
+            let error = first(Body::new(Full::new(Bytes::from(wrong.clone())))).await.expect_err("refused");
             assert_eq!(error.code(), code, "{wrong:?}");
         }
     }

@@ -4,7 +4,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::{Outcome, codegen_task, dag, e2e, interop, spec};
+use crate::{Outcome, codegen_task, dag, demo, e2e, interop, spec};
+
+/// A step of the continuous integration.
+type Step = fn(&Path) -> Outcome;
 
 /// Runs cargo and fails with what was run.
 fn cargo(root: &Path, arguments: &[&str]) -> Outcome {
@@ -21,12 +24,18 @@ pub fn test(root: &Path) -> Outcome {
 
 /// What the continuous integration runs, in its order.
 pub fn ci(root: &Path) -> Outcome {
-    let steps: [(&str, fn(&Path) -> Outcome); 8] = [
+    let steps: [(&str, Step); 9] = [
         ("format", |root| cargo(root, &["fmt", "--all", "--check"])),
         ("imports", dag::run),
         ("tests", test),
-        ("lints", |root| cargo(root, &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])),
+        ("lints", |root| {
+            cargo(
+                root,
+                &["clippy", "--workspace", "--all-targets", "--all-features", "--quiet", "--", "-D", "warnings"],
+            )
+        }),
         ("generated code", |_| codegen_task(true)),
+        ("demonstration", demo::run),
         ("end to end", |root| e2e::run(root, None)),
         ("statements", |root| spec::run(root, false)),
         ("python", |root| interop::python(root)),

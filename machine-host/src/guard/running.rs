@@ -150,7 +150,7 @@ mod tests {
         let limits = Limits::default();
         let (base, arm) = (ResourceName::component("base", "b"), ResourceName::component("arm", "a"));
         let mut places: Vec<_> = (0..MAX_CALLS).map(|_| limits.enter(&base).expect("a place")).collect();
-        assert_eq!(limits.enter(&base).err().expect("full").code(), tonic::Code::ResourceExhausted);
+        assert_eq!(limits.enter(&base).map(|_| ()).expect_err("full").code(), tonic::Code::ResourceExhausted);
         limits.enter(&arm).expect("another resource");
         places.pop();
         limits.enter(&base).expect("a place again");
