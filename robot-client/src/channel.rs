@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use dialer::{CallPlan, DialClass, MachineChannel};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body_util::Full;
 use machine_api::methods::{self, Class, Method};
 use machine_api::{ORDER_HEADER, SESSION_HEADER};
@@ -127,7 +127,7 @@ impl Inside {
     ) -> Result<Response<Body>, Status> {
         let (head, body) = request.into_parts();
         let streams = method.request_stream || method.response_stream;
-        let First { name, message, body } = first(body).await?;
+        let First { name, framed, body, .. } = first(body).await?;
         let kind = if streams { Kind::Stream } else { Kind::Motion };
         let mut motion = self.session.motion(component(method, &name), kind);
         let mut body = Some(body);
@@ -138,7 +138,7 @@ impl Inside {
             };
             let body = match body.take().filter(|_| streams) {
                 Some(body) => body,
-                None => framed(&message),
+                None => Body::new(Full::new(framed.clone())),
             };
             let request = self.request(method, &head, body, letter.as_ref());
             let mut channel: MachineChannel = self.channel.clone();
@@ -184,12 +184,16 @@ impl Inside {
 
 /// Writes what a message carries.
 pub(crate) fn write(letter: Option<&Letter>, headers: &mut HeaderMap) {
+    const SESSION: HeaderName = HeaderName::from_static(SESSION_HEADER);
+    const ORDER: HeaderName = HeaderName::from_static(ORDER_HEADER);
     let Some(letter) = letter else { return };
-    if let Ok(value) = HeaderValue::from_str(&letter.session.to_string()) {
-        headers.insert(SESSION_HEADER, value);
+    if let Ok(value) = HeaderValue::try_from(letter.session.to_string()) {
+        headers.insert(SESSION, value);
     }
-    if let Some(Ok(value)) = letter.order.as_ref().map(|order| HeaderValue::from_str(&order.to_string())) {
-        headers.insert(ORDER_HEADER, value);
+    if let Some(Ok(mut value)) = letter.order.as_ref().map(|order| HeaderValue::try_from(order.to_string())) {
+        // No two messages have the same one: it would only push others out of the compression's table.
+        value.set_sensitive(true);
+        headers.insert(ORDER, value);
     }
 }
 

@@ -29,13 +29,16 @@ pub struct First {
     pub name: String,
     /// The message's bytes, without prefix.
     pub message: Bytes,
+    /// The message with its prefix, as it goes on the wire.
+    pub framed: Bytes,
     /// Everything, for the handler.
     pub body: Body,
 }
 
 /// Reads until the first message is complete. At most 32 MiB, as existing machines take.
 pub async fn first(mut body: Body) -> Result<First, Status> {
-    let mut read = BytesMut::new();
+    // Nearly every message comes in one piece, and is not copied then.
+    let mut read = Bytes::new();
     let length = loop {
         if let Some(length) = length_of(&read)?
             && read.len() >= PREFIX + length
@@ -46,17 +49,24 @@ pub async fn first(mut body: Body) -> Result<First, Status> {
             return Err(Status::invalid_argument("the call ended before its first message was complete"));
         };
         if let Ok(data) = frame?.into_data() {
-            read.extend_from_slice(&data);
+            read = if read.is_empty() { data } else { joined(read, data) };
         }
     };
-    let read = read.freeze();
     let message = read.slice(PREFIX..PREFIX + length);
     let named = Named::decode(message.clone())
         .map_err(|e| Status::invalid_argument(format!("the request is malformed: {e}")))?;
-    Ok(First { name: named.name, message, body: Body::new(Replay { read: Some(read), rest: body }) })
+    let framed = read.slice(..PREFIX + length);
+    Ok(First { name: named.name, message, framed, body: Body::new(Replay { read: Some(read), rest: body }) })
 }
 
-fn length_of(read: &BytesMut) -> Result<Option<usize>, Status> {
+/// One piece of two; grows what it has where nobody else holds it.
+fn joined(read: Bytes, data: Bytes) -> Bytes {
+    let mut whole = read.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+    whole.extend_from_slice(&data);
+    whole.freeze()
+}
+
+fn length_of(read: &Bytes) -> Result<Option<usize>, Status> {
     if read.len() < PREFIX {
         return Ok(None);
     }

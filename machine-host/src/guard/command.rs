@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
@@ -51,7 +52,7 @@ impl Guard {
         };
         let order = if method.monitored { order(request.headers())? } else { None };
         let (head, body) = request.into_parts();
-        let First { name, message, body } =
+        let First { name, message, body, .. } =
             tokio::time::timeout_at(deadline, first(body)).await.map_err(|_| too_late())??;
         let resource = resource(subtype, name);
         let mut request = Request::from_parts(head, body);
@@ -113,9 +114,10 @@ impl Guard {
         Ok(response)
     }
 
-    /// Runs a numbered call in a task of its own: its request may die with its route, and the call goes on for its copies.
+    /// Runs a numbered call in a task of its own: its request may die with its route, and the call goes on for its copies. A call that is over
+    /// at once, as most commands are, needs no task.
     async fn run_apart(self, admitted: Admitted, request: Request<Body>) -> Result<Response<Body>, Status> {
-        let task = tokio::spawn(async move {
+        let mut call = Box::pin(async move {
             let Admitted { running, entry, _place, deadline } = admitted;
             let mut response =
                 self.until_ended(&running, &entry, deadline, request).await.unwrap_or_else(Status::into_http);
@@ -124,7 +126,12 @@ impl Guard {
             running.finish(whole.is_small().then(|| whole.clone() as _));
             whole
         });
-        match task.await {
+        // Nothing is awaited between admission and the task: a request that dies finds the call on its way.
+        let ended = match futures_util::poll!(&mut call) {
+            Poll::Ready(whole) => Ok(whole),
+            Poll::Pending => tokio::spawn(call).await,
+        };
+        match ended {
             Ok(whole) => Ok(Whole::clone(&whole).into_response()),
             Err(_) => Err(Status::internal("the component's driver panicked")),
         }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use http_body::Frame;
 use machine_api::OPERATION_HEADER;
 use tokio::time::Instant;
@@ -75,8 +75,11 @@ pub(super) fn too_late() -> Status {
 
 /// Tells the caller its operation's id (s41).
 pub(super) fn name_operation(response: &mut Response<Body>, id: Uuid) {
-    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
-        response.headers_mut().insert(OPERATION_HEADER, value);
+    const OPERATION: HeaderName = HeaderName::from_static(OPERATION_HEADER);
+    if let Ok(mut value) = HeaderValue::try_from(id.to_string()) {
+        // No two responses have the same one: it would only push others out of the compression's table.
+        value.set_sensitive(true);
+        response.headers_mut().insert(OPERATION, value);
     }
 }
 

@@ -267,8 +267,11 @@ impl Session {
     fn tell_dialer(&self, state: &mut State) {
         let held = match state.core.session() {
             None => Held::Nothing,
-            // Whether anything is out matters to it, not how much.
-            Some((_, window)) => Held::Session { window, monitored_out: state.core.unanswered().min(1) },
+            // With a machine that takes order a swap costs no call; with another it waits while anything is out, however much.
+            Some((_, window)) => {
+                let out = if state.core.is_ordered() { 0 } else { state.core.unanswered().min(1) };
+                Held::Session { window, monitored_out: out }
+            }
         };
         let peer = match state.boot.filter(|_| state.core.is_ordered()) {
             Some(boot) => Peer::Ours { boot },

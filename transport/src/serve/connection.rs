@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -159,7 +160,7 @@ where
     let silent = || io::Error::new(io::ErrorKind::TimedOut, "no first bytes in time");
     let (first, http2) =
         timeout(shared.options.first_byte_timeout, first_bytes(&mut stream)).await.map_err(|_| silent())??;
-    let peer = Arc::new(PeerConnection { id: next_id(), remote, local, http2, cord });
+    let peer = Arc::new(PeerConnection { id: next_id(), remote, local, http2, cord, bound: AtomicU64::new(0) });
     let open = Open::new(shared.clone(), peer.clone());
     let io = TokioIo::new(Rewound { first, stream });
     let place = Arc::new(place);

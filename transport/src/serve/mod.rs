@@ -84,13 +84,18 @@ pub struct PeerConnection {
     /// Whether HTTP/2 is spoken; else HTTP/1.1, where one client may use several connections.
     pub http2: bool,
     cord: Arc<Cord>,
+    /// The bound that the kernel was told last, in milliseconds.
+    bound: AtomicU64,
 }
 
 impl PeerConnection {
     /// Tells the kernel how long sent data may stay unacknowledged: `max(2 W, 4 s)` while something of window W is held, else 30 s.
     pub fn hold(&self, window: Option<Duration>) {
         let bound = window.map_or(Duration::from_secs(30), |w| (2 * w).max(Duration::from_secs(4)));
-        self.cord.set_user_timeout(bound);
+        let millis = u64::try_from(bound.as_millis()).unwrap_or(u64::MAX);
+        if self.bound.swap(millis, Ordering::Relaxed) != millis {
+            self.cord.set_user_timeout(bound);
+        }
     }
 
     /// Ends the connection at once.

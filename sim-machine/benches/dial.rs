@@ -1,0 +1,78 @@
+//! From nothing to the first answer: our client by name, over mDNS, TLS and an api key, beside plain tonic that is told the address and does
+//! the same steps by hand. `cargo bench -p sim-machine --bench dial`.
+
+mod support;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use machine_api::viam::robot::v1::GetVersionRequest;
+use machine_api::viam::robot::v1::robot_service_client::RobotServiceClient;
+use support::{Samples, Served, authenticate, bar};
+
+/// Set in the process that dials once and ends.
+const ONCE: &str = "LIFELINE_BENCH_DIAL";
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    if let Ok(once) = std::env::var(ONCE) {
+        return runtime.block_on(dial_once(&once));
+    }
+    let served = Served::start(Duration::from_secs(2), true);
+    // The responder is there when it has answered once.
+    runtime.block_on(async { served.by_name().connect().await.expect("found").close().await });
+    let (mut ours, mut at_address, mut plain, mut process) = Default::default();
+    let rounds = 200;
+    runtime.block_on(async {
+        for _ in 0..rounds {
+            by_hand(&served, &mut plain).await;
+            dial(&served, served.by_name(), &mut ours).await;
+            let address = format!("localhost:{}", served.address.port());
+            dial(&served, served.client(&address), &mut at_address).await;
+        }
+    });
+    for _ in 0..20 {
+        from_exec(&served, &mut process);
+    }
+    plain.print("plain tonic, address known");
+    at_address.print("ours, host:port");
+    ours.print("ours, by name over mDNS");
+    process.print("ours, by name, from exec to exit of a process");
+    bar("cold dial by name, above plain tonic", ours.median().saturating_sub(plain.median()), Duration::from_millis(4));
+}
+
+async fn dial(_: &Served, builder: robot_client::RobotBuilder, samples: &mut Samples) {
+    let started = Instant::now();
+    let robot = builder.connect().await.expect("connected");
+    RobotServiceClient::new(robot.channel()).get_version(GetVersionRequest {}).await.expect("answered");
+    samples.add(started);
+    robot.close().await;
+}
+
+/// TCP, TLS 1.3, Authenticate, one call.
+async fn by_hand(served: &Served, samples: &mut Samples) {
+    let started = Instant::now();
+    let channel = served.plain(&served.tls()).await;
+    let bearer = authenticate(channel.clone()).await;
+    let mut request = tonic::Request::new(GetVersionRequest {});
+    request.metadata_mut().insert("authorization", bearer.parse().expect("a header"));
+    RobotServiceClient::new(channel).get_version(request).await.expect("answered");
+    samples.add(started);
+}
+
+fn from_exec(served: &Served, samples: &mut Samples) {
+    let name = served.name.replace(".viam.cloud", ".local.viam.cloud");
+    let ca = served.folder.path().join("ca.pem");
+    let started = Instant::now();
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    let status = command.env(ONCE, format!("{name} {}", ca.display())).status().expect("started");
+    assert!(status.success());
+    samples.add(started);
+}
+
+async fn dial_once(what: &str) {
+    let (name, ca) = what.split_once(' ').expect("a name and a file");
+    let builder = robot_client::Robot::builder(name).api_key(support::KEY.0, support::KEY.1).trust_ca(ca);
+    let robot = builder.connect().await.expect("connected");
+    RobotServiceClient::new(robot.channel()).get_version(GetVersionRequest {}).await.expect("answered");
+}
