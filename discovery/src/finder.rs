@@ -9,10 +9,13 @@ use hickory_resolver::TokioResolver;
 use tokio::sync::mpsc;
 
 use crate::mdns::{ask_everywhere, networks};
-use crate::{DEFAULT_PORT, MachineAddress, MachineName};
+use crate::{DEFAULT_PORT, MachineAddress, MachineName, Memory};
 
 /// How long DNS may take. An answer later than this helps nobody who waits for a robot, and the verdict on an unknown name is due.
 const DNS_TIMEOUT: Duration = Duration::from_millis(1200);
+
+/// How long a remembered address is tried before anybody is asked: a handshake on a local network takes less, and then nobody has to be.
+const HEAD_START: Duration = Duration::from_millis(5);
 
 /// Where a finder looks.
 #[derive(Clone, Debug)]
@@ -25,11 +28,13 @@ pub struct FinderOptions {
     pub mdns_port: u16,
     /// Interfaces to ask on, by name; all where empty, which is the default.
     pub interfaces: Vec<String>,
+    /// Where addresses that worked are remembered; not at all where `None`. Default: in the user's cache.
+    pub memory: Option<Memory>,
 }
 
 impl Default for FinderOptions {
     fn default() -> Self {
-        Self { mdns: true, dns: true, mdns_port: 5353, interfaces: Vec::new() }
+        Self { mdns: true, dns: true, mdns_port: 5353, interfaces: Vec::new(), memory: Memory::user() }
     }
 }
 
@@ -104,7 +109,7 @@ pub enum SourceError {
 }
 
 /// Asks the sources for machines.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Finder {
     options: FinderOptions,
     resolver: Arc<OnceLock<Result<TokioResolver, String>>>,
@@ -160,12 +165,20 @@ impl Finder {
             }
             MachineAddress::HostPort { host, port } => self.dns(&asked, host.clone(), *port, false),
             MachineAddress::Machine(name) => {
-                if self.options.mdns {
-                    self.mdns(asked.clone(), name.clone());
-                }
-                if self.options.dns {
-                    for form in name.forms().into_iter().filter(|form| !name.is_local() || form == name.as_str()) {
-                        self.dns(&asked, form, DEFAULT_PORT, name.is_local());
+                let (finder, name) = (self.clone(), name.clone());
+                let memory = self.options.memory.clone().filter(|memory| memory.knows(&name));
+                match memory {
+                    None => finder.ask(asked, &name),
+                    Some(memory) => {
+                        tokio::spawn(async move {
+                            if remembered(&asked, memory, name.clone()).await {
+                                tokio::select! {
+                                    () = asked.told.closed() => return,
+                                    () = tokio::time::sleep(HEAD_START) => {}
+                                }
+                            }
+                            finder.ask(asked, &name);
+                        });
                     }
                 }
             }
@@ -173,6 +186,18 @@ impl Finder {
             MachineAddress::Unix(_) => {}
         }
         Search { told: search }
+    }
+
+    /// The sources that have to be asked.
+    fn ask(&self, asked: Asked, name: &MachineName) {
+        if self.options.mdns {
+            self.mdns(asked.clone(), name.clone());
+        }
+        if self.options.dns {
+            for form in name.forms().into_iter().filter(|form| !name.is_local() || form == name.as_str()) {
+                self.dns(&asked, form, DEFAULT_PORT, name.is_local());
+            }
+        }
     }
 
     fn mdns(&self, asked: Asked, name: MachineName) {
@@ -212,13 +237,20 @@ impl Finder {
         let (asked, resolver) = (asked.clone(), self.resolver.clone());
         tokio::spawn(async move {
             let failed = |reason: String| Err(SourceError::Dns { name: name.clone(), reason });
-            let resolver = match resolver.get_or_init(build_resolver) {
-                Ok(resolver) => resolver,
-                Err(reason) => return asked.tell(failed(reason.clone())).await,
+            // The system's configuration is in files: whoever else runs here does not wait for them.
+            let built = resolver.clone();
+            let built = tokio::task::spawn_blocking(move || built.get_or_init(build_resolver).clone()).await;
+            let resolver = match built {
+                Ok(Ok(resolver)) => resolver,
+                Ok(Err(reason)) => return asked.tell(failed(reason)).await,
+                Err(_) => return asked.tell(failed("the resolver could not be made".to_owned())).await,
             };
             let addresses: Vec<IpAddr> =
                 match tokio::time::timeout(DNS_TIMEOUT, resolver.lookup_ip(format!("{name}."))).await {
                     Ok(Ok(found)) => found.iter().collect(),
+                    Ok(Err(e)) if e.is_no_records_found() || e.is_nx_domain() => {
+                        return asked.tell(failed("no address".to_owned())).await;
+                    }
                     Ok(Err(e)) => return asked.tell(failed(e.to_string())).await,
                     Err(_) => return asked.tell(failed(format!("no answer within {DNS_TIMEOUT:?}"))).await,
                 };
@@ -232,6 +264,15 @@ impl Finder {
             }
         });
     }
+}
+
+/// Tells where the machine was before; whether there was anything to tell. Files may be slow: nobody waits for them.
+async fn remembered(asked: &Asked, memory: Memory, name: MachineName) -> bool {
+    let known = tokio::task::spawn_blocking(move || memory.recall(&name)).await.unwrap_or_default();
+    for address in &known {
+        asked.found(*address, Source::Remembered, true, false).await;
+    }
+    !known.is_empty()
 }
 
 /// A resolver that follows the system's configuration; hosts files are read too.

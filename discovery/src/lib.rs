@@ -6,12 +6,14 @@ pub mod answer;
 mod browse;
 mod finder;
 mod mdns;
+mod memory;
 pub mod name;
 pub mod question;
 mod responder;
 
 pub use browse::{Browse, BrowseError, Sighting};
 pub use finder::{Finder, FinderOptions, Found, Search, Source, SourceError};
+pub use memory::Memory;
 pub use name::{AddressError, MachineAddress, MachineName};
 pub use responder::{Responder, ResponderOptions};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dialer::agent::{Policy, StandbyPolicy};
 use dialer::{Anonymous, DialError, DialOptions, Dialer, FlightRecord, Outcome};
-use discovery::{FinderOptions, MachineAddress};
+use discovery::{FinderOptions, MachineAddress, Memory};
 use session_core::client::ClientOptions;
 use transport::tls::Trust;
 
@@ -159,6 +159,12 @@ impl RobotBuilder {
     /// Where addresses come from: interfaces, multicast DNS, DNS.
     pub fn finder(mut self, finder: FinderOptions) -> Self {
         self.finder = finder;
+        self
+    }
+
+    /// Whether addresses that worked are remembered in the user's cache folder, and tried first the next time. Default: yes.
+    pub fn remember_addresses(mut self, remember: bool) -> Self {
+        self.finder.memory = remember.then(Memory::user).flatten();
         self
     }
 

@@ -6,6 +6,7 @@ mod support;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use discovery::{FinderOptions, Memory};
 use machine_api::viam::robot::v1::GetVersionRequest;
 use machine_api::viam::robot::v1::robot_service_client::RobotServiceClient;
 use support::{Samples, Served, authenticate, bar};
@@ -14,21 +15,35 @@ use support::{Samples, Served, authenticate, bar};
 const ONCE: &str = "LIFELINE_BENCH_DIAL";
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     if let Ok(once) = std::env::var(ONCE) {
         return runtime.block_on(dial_once(&once));
     }
     let served = Served::start(Duration::from_secs(2), true);
     // The responder is there when it has answered once.
     runtime.block_on(async { served.by_name().connect().await.expect("found").close().await });
-    let (mut ours, mut at_address, mut plain, mut process) = Default::default();
+    let (mut ours, mut at_address, mut remembered, mut plain, mut process) = Default::default();
+    let cache = tempfile::tempdir().expect("a folder");
     let rounds = 200;
     runtime.block_on(async {
-        for _ in 0..rounds {
-            by_hand(&served, &mut plain).await;
-            dial(&served, served.by_name(), &mut ours).await;
-            let address = format!("localhost:{}", served.address.port());
-            dial(&served, served.client(&address), &mut at_address).await;
+        let address = format!("localhost:{}", served.address.port());
+        for round in 0..rounds {
+            // Whoever comes first after a pause finds everything cold: the order goes round.
+            for place in 0..4 {
+                match (round + place) % 4 {
+                    0 => by_hand(&served, &mut plain).await,
+                    1 => dial(served.by_name().remember_addresses(false), &mut ours).await,
+                    2 => {
+                        let memory = Some(Memory::at(cache.path()));
+                        let finder = FinderOptions { memory, ..FinderOptions::default() };
+                        dial(served.by_name().finder(finder), &mut remembered).await;
+                    }
+                    _ => dial(served.client(&address), &mut at_address).await,
+                }
+                // A machine answers fifty dials a second on each interface, not more.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
         }
     });
     for _ in 0..20 {
@@ -37,11 +52,14 @@ fn main() {
     plain.print("plain tonic, address known");
     at_address.print("ours, host:port");
     ours.print("ours, by name over mDNS");
+    remembered.print("ours, by name, address remembered");
     process.print("ours, by name, from exec to exit of a process");
-    bar("cold dial by name, above plain tonic", ours.median().saturating_sub(plain.median()), Duration::from_millis(4));
+    let above = |ours: &Samples| ours.median().saturating_sub(plain.median());
+    bar("cold dial by name, above plain tonic", above(&ours), Duration::from_millis(4));
+    bar("dial to a remembered address, above plain tonic", above(&remembered), Duration::from_micros(500));
 }
 
-async fn dial(_: &Served, builder: robot_client::RobotBuilder, samples: &mut Samples) {
+async fn dial(builder: robot_client::RobotBuilder, samples: &mut Samples) {
     let started = Instant::now();
     let robot = builder.connect().await.expect("connected");
     RobotServiceClient::new(robot.channel()).get_version(GetVersionRequest {}).await.expect("answered");
@@ -73,6 +91,7 @@ fn from_exec(served: &Served, samples: &mut Samples) {
 async fn dial_once(what: &str) {
     let (name, ca) = what.split_once(' ').expect("a name and a file");
     let builder = robot_client::Robot::builder(name).api_key(support::KEY.0, support::KEY.1).trust_ca(ca);
+    let builder = builder.remember_addresses(false);
     let robot = builder.connect().await.expect("connected");
     RobotServiceClient::new(robot.channel()).get_version(GetVersionRequest {}).await.expect("answered");
 }

@@ -12,7 +12,8 @@ use tonic::Request;
 use tonic::metadata::AsciiMetadataValue;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let served = Served::start(Duration::from_secs(2), false);
     runtime.block_on(async {
         let robot = served.client(&format!("localhost:{}", served.address.port())).connect().await.expect("connected");

@@ -84,6 +84,7 @@ impl Cord {
     }
 
     /// Small messages leave at once (TCP_NODELAY).
+    #[cfg(feature = "server")]
     pub(crate) fn set_nodelay(&self) {
         let guard = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Socket::Tcp(tcp)) = guard.as_ref()

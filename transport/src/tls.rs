@@ -5,10 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 
 /// Why certificates or keys cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -75,18 +77,89 @@ impl Trust {
         if let Some(config) = self.config.get() {
             return Ok(config.clone());
         }
-        let mut roots = RootCertStore::empty();
-        for certificate in system_roots().iter().chain(&self.added) {
-            // A root that rustls cannot read proves nobody; the others still do.
-            let _ = roots.add(certificate.clone());
-        }
+        let verifier = Verifier { added: verifier(&self.added)?, system: OnceLock::new() };
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
         let config = Arc::new(config);
         Ok(self.config.get_or_init(|| config).clone())
+    }
+
+    /// Reads the system's roots where only they are trusted: it takes milliseconds that a dial can use for something else. Blocks.
+    pub fn read_ahead(&self) {
+        if self.added.is_empty() {
+            system_roots();
+        }
+    }
+}
+
+/// rustls' own verification, first by the roots that were added, then by the system's: those are read only where they are needed.
+#[derive(Debug)]
+struct Verifier {
+    added: Option<Arc<WebPkiServerVerifier>>,
+    system: OnceLock<Option<Arc<WebPkiServerVerifier>>>,
+}
+
+/// `None` for no roots at all.
+fn verifier(roots: &[CertificateDer<'static>]) -> Result<Option<Arc<WebPkiServerVerifier>>, TlsError> {
+    let mut store = RootCertStore::empty();
+    for certificate in roots {
+        // A root that rustls cannot read proves nobody; the others still do.
+        let _ = store.add(certificate.clone());
+    }
+    if store.is_empty() {
+        return Ok(None);
+    }
+    let built = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider()).build();
+    Ok(Some(built.map_err(|error| rustls::Error::General(error.to_string()))?))
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        const UNKNOWN: rustls::Error = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let by = |verifier: &Option<Arc<WebPkiServerVerifier>>| match verifier {
+            Some(verifier) => verifier.verify_server_cert(end_entity, intermediates, name, ocsp, now),
+            None => Err(UNKNOWN),
+        };
+        match by(&self.added) {
+            // Another name or an expired certificate of a known issuer: the system's roots cannot know better.
+            Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+                by(self.system.get_or_init(|| verifier(system_roots()).ok().flatten()))
+            }
+            verdict => verdict,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -8,6 +8,9 @@ use super::*;
 /// DNS addresses are tried this far apart, in the order they are told (RFC 8305 asks for 250 ms between whole machines;
 /// these are addresses of one machine that is expected nearby).
 const DNS_STAGGER: Duration = Duration::from_millis(50);
+/// Near addresses are tried this far apart: a handshake on a local network takes less, and several at once slow each other down, most of all
+/// at a small machine's end. The next one does not wait where one fails.
+pub(super) const NEAR_STAGGER: Duration = Duration::from_millis(4);
 /// The sources are asked again this often while hunting, and while only a better or second link is looked for.
 const SEARCH_HUNTING: Duration = Duration::from_secs(2);
 const SEARCH_LUXURY: Duration = Duration::from_secs(15);
@@ -21,6 +24,8 @@ pub(super) struct Hunt {
     next_search: Option<Instant>,
     /// When the next DNS address may start.
     dns_next: Instant,
+    /// When the next near address may start.
+    near_next: Instant,
     /// Rounds of a limited dial begun, when this one ends at the latest, when the next begins.
     round: u32,
     round_ends: Option<Instant>,
@@ -35,11 +40,23 @@ impl Hunt {
             answered: None,
             next_search: None,
             dns_next: now,
+            near_next: now,
             round: 1,
             round_ends: None,
             round_next: None,
             started: now,
         }
+    }
+
+    /// When the next address of that origin may start.
+    fn turn(&mut self, origin: Origin, now: Instant) -> Instant {
+        let (next, apart) = match origin {
+            Origin::Dns => (&mut self.dns_next, DNS_STAGGER),
+            Origin::Remembered | Origin::Given | Origin::Mdns => (&mut self.near_next, NEAR_STAGGER),
+        };
+        let start = now.max(*next);
+        *next = start + apart;
+        start
     }
 
     pub fn over(&mut self) {
@@ -92,13 +109,7 @@ impl RouteAgent {
         if self.prospects.len() >= MAX_CANDIDATES && !self.forget_worst_prospect() {
             return;
         }
-        let start = if candidate.origin == Origin::Dns {
-            let start = self.hunt.dns_next.max(now);
-            self.hunt.dns_next = start + DNS_STAGGER;
-            start
-        } else {
-            now
-        };
+        let start = self.hunt.turn(candidate.origin, now);
         let prospect = Prospect {
             candidate: candidate.clone(),
             banned: None,
@@ -155,7 +166,7 @@ impl RouteAgent {
             return;
         }
         self.tell(Event::Hunting);
-        self.hunt.dns_next = now;
+        (self.hunt.dns_next, self.hunt.near_next) = (now, now);
         self.stagger(now);
         self.search();
     }
@@ -176,21 +187,16 @@ impl RouteAgent {
     }
 
     fn stagger(&mut self, now: Instant) {
-        let mut dns = now.max(self.hunt.dns_next);
         let limited = self.limited();
-        for prospect in self.prospects.values_mut() {
+        let mut ranked: Vec<&mut Prospect> = self.prospects.values_mut().collect();
+        ranked.sort_by_key(|prospect| (prospect.candidate.tier, prospect.candidate.origin));
+        for prospect in ranked {
             prospect.failures = 0;
             if limited && prospect.tried {
                 continue;
             }
-            if prospect.candidate.origin == Origin::Dns {
-                prospect.next = Some(dns);
-                dns += DNS_STAGGER;
-            } else {
-                prospect.next = Some(now);
-            }
+            prospect.next = Some(self.hunt.turn(prospect.candidate.origin, now));
         }
-        self.hunt.dns_next = dns;
     }
 
     /// Whether a link over this route would be of use now.
@@ -289,12 +295,28 @@ impl RouteAgent {
             let next = now + pause;
             prospect.next = (!limited && !why.verdict).then(|| prospect.next.map_or(next, |planned| planned.min(next)));
         }
+        self.hurry(route, now);
         if why.verdict {
             let verdict = Verdict::Refused { route: route.clone(), message: why.message };
             // The machine itself has spoken (TLS proved its name): the first dial ends. Later, other routes and a link
             // event may still lead to a machine that accepts.
             if self.phase == Phase::Dialing { self.end(verdict) } else { self.tell(Event::Verdict(verdict)) }
         }
+    }
+
+    /// An address failed: the next one of its kind does not wait for its turn (RFC 8305 section 5).
+    fn hurry(&mut self, failed: &Route, now: Instant) {
+        let Some(dns) = self.prospects.get(failed).map(|failed| failed.candidate.origin == Origin::Dns) else { return };
+        let untried = |prospect: &&mut Prospect| {
+            (prospect.candidate.origin == Origin::Dns) == dns && prospect.failures == 0 && prospect.next > Some(now)
+        };
+        let waiting: Vec<&mut Prospect> = self.prospects.values_mut().filter(untried).collect();
+        let early = waiting.iter().filter_map(|prospect| prospect.next).min().map(|first| first - now);
+        for prospect in waiting {
+            prospect.next = prospect.next.zip(early).map(|(next, early)| next - early);
+        }
+        let next = if dns { &mut self.hunt.dns_next } else { &mut self.hunt.near_next };
+        *next = early.map_or(now, |early| (*next).max(now + early) - early);
     }
 
     /// A round is over as soon as nothing is left to wait for.
@@ -331,7 +353,7 @@ impl RouteAgent {
         self.hunt.round_ends = Some(now + self.policy.dial_timeout);
         self.hunt.answered = None;
         self.prospects.values_mut().for_each(|prospect| prospect.tried = false);
-        self.hunt.dns_next = now;
+        (self.hunt.dns_next, self.hunt.near_next) = (now, now);
         self.stagger(now);
         self.search();
     }

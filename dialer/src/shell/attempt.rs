@@ -8,7 +8,7 @@ use http::{HeaderValue, Request};
 use http_body_util::Full;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::mpsc;
 use tonic::body::Body;
 use transport::{Address, ConnectOptions, Lane, Link, LinkId, Security, Target};
 
@@ -36,36 +36,23 @@ pub(super) struct Tls {
     pub trust: transport::tls::Trust,
     /// The name, or why there is none.
     pub name: Result<ServerName<'static>, String>,
-    /// Made once, off the runtime: reading the system's roots takes milliseconds.
-    pub config: OnceCell<Result<Arc<ClientConfig>, String>>,
 }
 
 impl Tls {
-    pub async fn config(&self) -> Result<Arc<ClientConfig>, String> {
-        let made = self.config.get_or_init(|| async {
-            let trust = self.trust.clone();
-            match tokio::task::spawn_blocking(move || trust.client_config()).await {
-                Ok(made) => made.map_err(|error| error.to_string()),
-                Err(_) => Err("the system's roots could not be read".to_owned()),
-            }
-        });
-        made.await.clone()
-    }
-
-    async fn security(&self) -> Result<Security, String> {
-        let name = self.name.clone()?;
-        Ok(Security::Tls { config: self.config().await?, name })
+    fn security(&self) -> Result<Security, String> {
+        let config: Arc<ClientConfig> = self.trust.client_config().map_err(|error| error.to_string())?;
+        Ok(Security::Tls { config, name: self.name.clone()? })
     }
 }
 
 impl Maker {
-    async fn target(&self, route: &Route) -> Result<Target, String> {
+    fn target(&self, route: &Route) -> Result<Target, String> {
         match route {
             // The file system's permissions decide who listens there.
             Route::Unix(path) => Ok(Target { address: Address::Unix(path.clone()), security: Security::Clear }),
             Route::Direct(address) => {
                 let security = match &self.tls {
-                    Some(tls) => tls.security().await?,
+                    Some(tls) => tls.security()?,
                     None => Security::Clear,
                 };
                 Ok(Target { address: Address::Tcp(*address), security })
@@ -90,7 +77,7 @@ impl Maker {
         inputs: &mpsc::UnboundedSender<Input>,
     ) -> Result<(Link, Option<HeaderValue>), Failure> {
         let fail = |stage, message| Failure { stage, verdict: false, message };
-        let target = self.target(route).await.map_err(|message| fail(Stage::Tls, message))?;
+        let target = self.target(route).map_err(|message| fail(Stage::Tls, message))?;
         let options = ConnectOptions { tcp_timeout: self.timeout, handshake_timeout: self.timeout };
         let mut stages = |stage, _| {
             let _ = inputs.send(Input::Stage { attempt, stage: stage_of(stage) });

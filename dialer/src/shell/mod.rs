@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use discovery::FinderOptions;
 use http::HeaderValue;
-use tokio::sync::{OnceCell, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use transport::{CloseReason, Link, LinkId};
 
@@ -24,7 +25,7 @@ use crate::options::{Admit, DialOptions};
 use crate::switch::{First, LinkSwitch, RouteEvent, Told};
 use attempt::{Maker, Tls};
 use network::{Network, SleepWatch};
-use sources::Sources;
+use sources::{Remembering, Sources};
 
 /// How often the meters are read while there is traffic: a quarter of the shortest silence.
 const TICK: Duration = Duration::from_millis(5);
@@ -83,19 +84,20 @@ impl Dialer {
         let tls = (!options.insecure).then(|| Tls {
             trust: options.trust,
             name: sources::server_name(options.tls_name.as_deref(), &options.target),
-            config: OnceCell::new(),
         });
         let maker = Arc::new(Maker { admit, tls, timeout: options.policy.dial_timeout });
-        let early = maker.clone();
-        tokio::spawn(async move {
-            if let Some(tls) = &early.tls {
-                // The roots are read while the addresses are looked for; an error is told by the attempts.
-                let _ = tls.config().await;
-            }
-        });
+        if let Some(trust) = maker.tls.as_ref().map(|tls| tls.trust.clone()) {
+            // While the addresses are looked for; a handshake that comes first waits for it.
+            tokio::task::spawn_blocking(move || trust.read_ahead());
+        }
+        // In clear nobody proves to be the machine: what answers at an old address may be anybody.
+        let memory = if options.insecure { None } else { options.finder.memory.clone() };
+        let finder = FinderOptions { memory, ..options.finder };
+        let remembering = Remembering::of(&options.target, &finder);
         let task = Task {
             agent: RouteAgent::new(options.policy, options.seed, now),
-            sources: Sources::new(options.target, options.finder),
+            remembering,
+            sources: Sources::new(options.target, finder),
             flight: Recorder::new(address, "dial", now),
             shared: shared.clone(),
             events: events.clone(),
@@ -132,6 +134,7 @@ struct Served {
 struct Task {
     agent: RouteAgent,
     sources: Sources,
+    remembering: Option<Remembering>,
     flight: Recorder,
     shared: Arc<Shared>,
     events: broadcast::Sender<RouteEvent>,
@@ -158,12 +161,18 @@ struct Task {
 
 impl Task {
     async fn run(mut self) {
-        let mut poll = tokio::time::interval(network::POLL);
+        // The runtime's timers are exact to a millisecond: nothing that is due at once may wait for one.
+        let mut poll = tokio::time::interval_at(tokio::time::Instant::now() + network::POLL, network::POLL);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        poll.tick().await;
         let done = loop {
             self.perform();
             let due = self.agent.poll_timeout().map(|(at, _)| at);
+            let now = Instant::now();
+            if due.is_some_and(|at| at <= now) {
+                // No deadline of the agent lies before `now` afterwards.
+                self.agent.handle_timeout(now);
+                continue;
+            }
             let tick = self.traffic.map(|_| Instant::now() + TICK);
             let next = [due, tick].into_iter().flatten().min();
             tokio::select! {
@@ -217,6 +226,9 @@ impl Task {
                 if let Some((_, route)) = self.attempts.remove(&attempt) {
                     tracing::debug!(%route, stage = why.stage.name(), why = %why.message, "attempt failed");
                     self.flight.failed(attempt, &why, now);
+                    if let (Some(remembering), Route::Direct(address)) = (&self.remembering, &route) {
+                        remembering.failed(*address);
+                    }
                     self.agent.handle_failed(attempt, why, now);
                 }
             }
@@ -250,6 +262,9 @@ impl Task {
             link.hold(self.window);
         }
         self.flight.connected(attempt, id, now);
+        if let (Some(remembering), Route::Direct(address), true) = (&self.remembering, &route, info.encrypted) {
+            remembering.learned(*address);
+        }
         tokio::spawn(attempt::watch(link.clone(), self.inputs.clone()));
         let carrier = Carrier::new(link, route, tier, authorization, Meter::new(self.wake.clone()));
         self.carriers.insert(id, Served { carrier, life: None, asked: now });

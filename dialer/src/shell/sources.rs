@@ -1,6 +1,6 @@
 //! Where candidates come from: the address itself, or whatever the finder finds.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::Found;
 use crate::agent::{Attempt, Origin, Route};
-use discovery::{Finder, FinderOptions, MachineAddress, Source, SourceError};
+use discovery::{Finder, FinderOptions, MachineAddress, MachineName, Memory, Source, SourceError};
 
 /// Asks all sources, and tells them what came of their answers.
 pub(super) struct Sources {
@@ -39,6 +39,31 @@ impl Sources {
             // An error means that the dialer is closed.
             let _ = found.send(Found::Done { search, conclusive }).await;
         }
+    }
+}
+
+/// What becomes of addresses is written down for the next dial. Files may be slow: nobody waits for them.
+pub(super) struct Remembering {
+    memory: Memory,
+    name: MachineName,
+}
+
+impl Remembering {
+    pub fn of(target: &MachineAddress, options: &FinderOptions) -> Option<Self> {
+        match (target, &options.memory) {
+            (MachineAddress::Machine(name), Some(memory)) => Some(Self { memory: memory.clone(), name: name.clone() }),
+            _ => None,
+        }
+    }
+
+    pub fn learned(&self, address: SocketAddr) {
+        let (memory, name) = (self.memory.clone(), self.name.clone());
+        tokio::task::spawn_blocking(move || memory.learned(&name, address));
+    }
+
+    pub fn failed(&self, address: SocketAddr) {
+        let (memory, name) = (self.memory.clone(), self.name.clone());
+        tokio::task::spawn_blocking(move || memory.failed(&name, address));
     }
 }
 

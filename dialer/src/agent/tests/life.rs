@@ -92,7 +92,7 @@ fn s55_resource_exhausted_is_a_sign_of_life() {
 #[test]
 fn without_a_standby_silence_hunts_and_keeps_the_link() {
     let (mut rig, link) = Rig::connected(Policy::default());
-    rig.candidate(2, Origin::Given, LAN);
+    rig.near(2, Origin::Given, LAN);
     rig.out.clear();
     rig.agent.handle_sent(link, rig.now);
     rig.collect();
@@ -110,7 +110,7 @@ fn without_a_standby_silence_hunts_and_keeps_the_link() {
 #[test]
 fn a_new_link_replaces_the_silent_one() {
     let (mut rig, old) = Rig::connected(Policy::default());
-    rig.candidate(2, Origin::Given, LAN);
+    rig.near(2, Origin::Given, LAN);
     rig.agent.handle_sent(old, rig.now);
     rig.collect();
     rig.pass(MS * 500, &[]);

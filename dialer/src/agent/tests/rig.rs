@@ -40,7 +40,7 @@ impl Rig {
     /// A rig with a primary over `direct(1)`.
     pub fn connected(policy: Policy) -> (Self, LinkId) {
         let mut rig = Self::new(policy);
-        rig.candidate(1, Origin::Given, LAN);
+        rig.near(1, Origin::Given, LAN);
         let link = rig.connect(1, facts(LAN, 1));
         rig.done(true);
         rig.out.clear();
@@ -51,7 +51,7 @@ impl Rig {
     pub fn controlling() -> (Self, LinkId, LinkId) {
         let (mut rig, primary) = Self::connected(Policy::default());
         rig.hold(0, Peer::Ours { boot: 1 });
-        rig.candidate(2, Origin::Mdns, LAN);
+        rig.near(2, Origin::Mdns, LAN);
         let standby = rig.connect(2, facts(LAN, 2));
         rig.agent.handle_validated(standby, Validated::SameSession, rig.now);
         rig.collect();
@@ -77,6 +77,14 @@ impl Rig {
 
     pub fn candidate(&mut self, n: u8, origin: Origin, tier: Tier) {
         self.agent.handle_candidate(Candidate { route: direct(n), origin, tier }, self.now);
+        self.collect();
+    }
+
+    /// A candidate whose turn has come, in a moment in which nothing else happens.
+    pub fn near(&mut self, n: u8, origin: Origin, tier: Tier) {
+        self.candidate(n, origin, tier);
+        self.now += super::super::hunt::NEAR_STAGGER;
+        self.agent.handle_timeout(self.now);
         self.collect();
     }
 

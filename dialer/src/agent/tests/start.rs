@@ -12,10 +12,10 @@ fn the_sources_are_asked_at_once() {
 }
 
 #[test]
-fn everything_near_starts_at_once_and_dns_addresses_50_ms_apart() {
+fn near_addresses_start_4_ms_apart_and_dns_addresses_50() {
     let mut rig = Rig::new(Policy::default());
     for (n, origin) in [(1, Origin::Remembered), (2, Origin::Given), (3, Origin::Mdns)] {
-        rig.candidate(n, origin, LAN);
+        rig.near(n, origin, LAN);
         assert!(rig.attempt(n).is_some(), "{origin:?}");
     }
     for n in 4..7 {
@@ -31,10 +31,25 @@ fn everything_near_starts_at_once_and_dns_addresses_50_ms_apart() {
 }
 
 #[test]
+fn a_dns_address_that_fails_hands_its_turn_on() {
+    let mut rig = Rig::new(Policy::default());
+    for n in 4..7 {
+        rig.candidate(n, Origin::Dns, Tier::WanDirect);
+    }
+    rig.pass(MS * 10, &[]);
+    rig.fail(4, false);
+    rig.pass(MS, &[]);
+    assert!(rig.attempt(5).is_some());
+    assert!(rig.attempt(6).is_none());
+    rig.pass(MS * 50, &[]);
+    assert!(rig.attempt(6).is_some());
+}
+
+#[test]
 fn a_route_that_is_told_twice_is_tried_once() {
     let mut rig = Rig::new(Policy::default());
-    rig.candidate(1, Origin::Remembered, LAN);
-    rig.candidate(1, Origin::Mdns, LAN);
+    rig.near(1, Origin::Remembered, LAN);
+    rig.near(1, Origin::Mdns, LAN);
     assert!(rig.attempt(1).is_some());
     assert!(rig.attempt(1).is_none());
 }
@@ -43,7 +58,7 @@ fn a_route_that_is_told_twice_is_tried_once() {
 fn the_first_link_is_used_at_once_and_losers_are_dropped() {
     let mut rig = Rig::new(Policy::default());
     for n in 1..4 {
-        rig.candidate(n, Origin::Given, LAN);
+        rig.near(n, Origin::Given, LAN);
     }
     let loser = rig.attempt(3).unwrap();
     let link = rig.connect(2, facts(LAN, 1));
@@ -61,7 +76,7 @@ fn the_first_link_is_used_at_once_and_losers_are_dropped() {
 fn a_better_tier_is_promoted_as_soon_as_it_connects() {
     let mut rig = Rig::new(Policy::default());
     rig.candidate(1, Origin::Dns, Tier::WanDirect);
-    rig.candidate(2, Origin::Mdns, LAN);
+    rig.near(2, Origin::Mdns, LAN);
     let wan = rig.connect(1, facts(Tier::WanDirect, 1));
     assert!(rig.used(wan));
     let lan = rig.connect(2, facts(LAN, 2));
@@ -76,7 +91,7 @@ fn a_better_tier_is_promoted_as_soon_as_it_connects() {
 #[test]
 fn s57_three_initial_attempts_and_then_an_error() {
     let mut rig = Rig::new(Policy::default());
-    rig.candidate(1, Origin::Given, LAN);
+    rig.near(1, Origin::Given, LAN);
     rig.done(true);
     for round in 0..3 {
         assert_eq!(rig.verdict(), None, "round {round}");
@@ -90,14 +105,14 @@ fn s57_three_initial_attempts_and_then_an_error() {
     assert_eq!(rig.agent.poll_timeout(), None);
     // Nothing more is tried.
     rig.out.clear();
-    rig.candidate(2, Origin::Mdns, LAN);
+    rig.near(2, Origin::Mdns, LAN);
     assert!(rig.out.is_empty());
 }
 
 #[test]
 fn s57_zero_attempts_try_for_ever() {
     let mut rig = Rig::new(Policy { initial_attempts: 0, ..Policy::default() });
-    rig.candidate(1, Origin::Given, LAN);
+    rig.near(1, Origin::Given, LAN);
     for _ in 0..500 {
         rig.fail(1, false);
         rig.pass(MS * 1000, &[]);
@@ -108,7 +123,7 @@ fn s57_zero_attempts_try_for_ever() {
 #[test]
 fn s58_a_dial_into_a_black_hole_ends_after_attempts_times_timeout() {
     let mut rig = Rig::new(Policy { dial_timeout: MS * 2000, ..Policy::default() });
-    rig.candidate(1, Origin::Given, LAN);
+    rig.near(1, Origin::Given, LAN);
     rig.done(true);
     let mut left = 0;
     while rig.verdict().is_none() {
@@ -126,7 +141,7 @@ fn s58_a_dial_into_a_black_hole_ends_after_attempts_times_timeout() {
 #[test]
 fn s58_a_link_that_takes_3_s_connects() {
     let mut rig = Rig::new(Policy { initial_attempts: 0, ..Policy::default() });
-    rig.candidate(1, Origin::Given, LAN);
+    rig.near(1, Origin::Given, LAN);
     let first = rig.attempt(1).unwrap();
     rig.pass(MS * 3000, &[]);
     assert!(!rig.saw(|output| *output == Output::Cancel { attempt: first }), "the patient attempt stays");
@@ -156,8 +171,8 @@ fn sources_that_could_not_be_asked_are_asked_again() {
 #[test]
 fn refused_credentials_end_the_first_dial_at_once() {
     let mut rig = Rig::new(Policy::default());
-    rig.candidate(1, Origin::Given, LAN);
-    rig.candidate(2, Origin::Mdns, LAN);
+    rig.near(1, Origin::Given, LAN);
+    rig.near(2, Origin::Mdns, LAN);
     let other = rig.attempt(2).unwrap();
     rig.fail(1, true);
     assert_eq!(rig.verdict(), Some(Verdict::Refused { route: direct(1), message: "refused".into() }));
@@ -242,7 +257,7 @@ fn s56_without_checking_nothing_is_probed() {
 fn candidates_are_bounded() {
     let mut rig = Rig::new(Policy::default());
     for n in 0..=255 {
-        rig.candidate(n, Origin::Mdns, LAN);
+        rig.near(n, Origin::Mdns, LAN);
     }
     assert_eq!(rig.agent.prospects.len(), MAX_CANDIDATES);
 }

@@ -9,7 +9,7 @@ use super::rig::*;
 #[test]
 fn a_standby_is_looked_for_once_something_is_held() {
     let (mut rig, primary) = Rig::connected(Policy::default());
-    rig.candidate(2, Origin::Mdns, LAN);
+    rig.near(2, Origin::Mdns, LAN);
     assert!(rig.attempt(2).is_none(), "no better, no standby wanted");
     rig.hold(0, Peer::Ours { boot: 1 });
     let standby = rig.connect(2, facts(LAN, 2));
@@ -29,7 +29,7 @@ fn a_standby_is_looked_for_once_something_is_held() {
 fn an_unanswered_validation_is_asked_again() {
     let (mut rig, _) = Rig::connected(Policy::default());
     rig.hold(0, Peer::Ours { boot: 1 });
-    rig.candidate(2, Origin::Mdns, LAN);
+    rig.near(2, Origin::Mdns, LAN);
     let standby = rig.connect(2, facts(LAN, 2));
     rig.out.clear();
     rig.pass(MS * 1000, &[LinkId(1), standby]);
@@ -40,7 +40,7 @@ fn an_unanswered_validation_is_asked_again() {
 fn a_foreign_link_is_not_used_and_not_retried_for_a_minute() {
     let (mut rig, primary) = Rig::connected(Policy::default());
     rig.hold(0, Peer::Ours { boot: 1 });
-    rig.candidate(2, Origin::Given, LAN);
+    rig.near(2, Origin::Given, LAN);
     let foreign = rig.connect(2, facts(LAN, 2));
     rig.agent.handle_validated(foreign, Validated::ForeignOrUnknown, rig.now);
     rig.collect();
@@ -94,7 +94,7 @@ fn a_closed_primary_is_replaced_by_the_standby_in_the_same_step() {
 #[test]
 fn another_path_makes_the_better_standby() {
     let (mut rig, primary) = Rig::connected(Policy { standby: StandbyPolicy::Always, ..Policy::default() });
-    rig.candidate(2, Origin::Given, LAN);
+    rig.near(2, Origin::Given, LAN);
     rig.candidate(3, Origin::Given, Tier::WanDirect);
     let same_path = rig.connect(2, facts(LAN, 1));
     assert_eq!(rig.agent.standby(), Some(same_path));
@@ -131,7 +131,7 @@ fn with_a_stock_machine_promotion_waits_for_monitored_calls() {
     rig.candidate(1, Origin::Given, Tier::WanDirect);
     let wan = rig.connect(1, facts(Tier::WanDirect, 1));
     rig.hold(1, Peer::Stock);
-    rig.candidate(2, Origin::Mdns, LAN);
+    rig.near(2, Origin::Mdns, LAN);
     let lan = rig.connect(2, facts(LAN, 2));
     rig.agent.handle_validated(lan, Validated::SameSession, rig.now);
     rig.collect();
@@ -146,7 +146,7 @@ fn a_link_that_carried_motion_without_a_session_is_only_replaced_when_it_dies() 
     rig.candidate(1, Origin::Given, Tier::WanDirect);
     let wan = rig.connect(1, facts(Tier::WanDirect, 1));
     rig.agent.handle_unheld_motion(wan, rig.now);
-    rig.candidate(2, Origin::Mdns, LAN);
+    rig.near(2, Origin::Mdns, LAN);
     let lan = rig.connect(2, facts(LAN, 2));
     rig.pass(Duration::from_secs(20), &[wan, lan]);
     assert_eq!(rig.agent.primary(), Some(wan));
@@ -169,9 +169,9 @@ fn with_a_stock_machine_an_unanswered_call_is_aborted_before_the_swap() {
 fn within_a_tier_only_a_link_that_is_much_better_for_three_seconds_takes_over() {
     let slow = LinkFacts { rtt: MS * 40, ..facts(LAN, 1) };
     let mut rig = Rig::new(Policy { standby: StandbyPolicy::Always, probe: false, ..Policy::default() });
-    rig.candidate(1, Origin::Given, LAN);
+    rig.near(1, Origin::Given, LAN);
     let first = rig.connect(1, slow);
-    rig.candidate(2, Origin::Given, LAN);
+    rig.near(2, Origin::Given, LAN);
     let second = rig.connect(2, facts(LAN, 2));
     rig.pass(MS * 2990, &[]);
     assert_eq!(rig.agent.primary(), Some(first));

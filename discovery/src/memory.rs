@@ -1,0 +1,240 @@
+//! Addresses that worked before: tried at once, while the questions are still on their way.
+//!
+//! They are candidates like any other and never trusted: the machine proves its name over TLS, and in clear they are not used at all. One
+//! small file for each machine, readable by its user alone.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use if_addrs::{IfAddr, Interface};
+use serde::{Deserialize, Serialize};
+
+use crate::MachineName;
+
+/// Addresses kept of one machine.
+const KEPT: usize = 4;
+/// An address that was not used for this long is forgotten.
+const LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Failures in a row after which an address is forgotten.
+const FAILURES: u32 = 3;
+/// The largest file that is read: ours are below 1 KiB.
+const MAX_FILE: u64 = 64 << 10;
+
+/// Remembers addresses in a folder. Clones share it, processes too: the last writer wins, and nothing worse happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    folder: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    address: SocketAddr,
+    /// The network it was learned on: our prefix and the way out of it. Elsewhere the same address is somebody else's.
+    network: String,
+    /// Unix time of the last link, in seconds.
+    used: u64,
+    failures: u32,
+}
+
+impl Memory {
+    /// The user's: `$XDG_CACHE_HOME/lifeline`, else `~/.cache/lifeline`. `None` for users without a home.
+    pub fn user() -> Option<Self> {
+        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+        Some(Self { folder: cache.join("lifeline") })
+    }
+
+    /// One in a folder of its own.
+    pub fn at(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// Whether anything is remembered of a machine.
+    pub fn knows(&self, name: &MachineName) -> bool {
+        self.file(name).exists()
+    }
+
+    /// Where a machine was reached before, on the network that this computer is on now; the last used first.
+    pub fn recall(&self, name: &MachineName) -> Vec<SocketAddr> {
+        let here = Here::look();
+        let known =
+            self.read(name).into_iter().filter(|k| here.network_of(k.address.ip()).as_ref() == Some(&k.network));
+        known.map(|k| k.address).collect()
+    }
+
+    /// A link to a machine that has proven its name was made there.
+    pub fn learned(&self, name: &MachineName, address: SocketAddr) {
+        let Some(network) = Here::look().network_of(address.ip()) else { return };
+        let mut known = self.read(name);
+        known.retain(|k| k.address != address);
+        known.insert(0, Known { address, network, used: unix_time(), failures: 0 });
+        known.truncate(KEPT);
+        self.write(name, &known);
+    }
+
+    /// Nothing came of a remembered address.
+    pub fn failed(&self, name: &MachineName, address: SocketAddr) {
+        let mut known = self.read(name);
+        let Some(one) = known.iter_mut().find(|k| k.address == address) else { return };
+        one.failures += 1;
+        known.retain(|k| k.failures < FAILURES);
+        self.write(name, &known);
+    }
+
+    fn file(&self, name: &MachineName) -> PathBuf {
+        // A machine's names are host names: letters, digits, dashes and dots.
+        self.folder.join(format!("{}.addresses.json", name.cloud()))
+    }
+
+    fn read(&self, name: &MachineName) -> Vec<Known> {
+        let path = self.file(name);
+        if fs::metadata(&path).is_ok_and(|meta| meta.len() > MAX_FILE) {
+            return Vec::new();
+        }
+        let Ok(text) = fs::read(&path) else { return Vec::new() };
+        // A file that is broken is as good as none.
+        let mut known: Vec<Known> = serde_json::from_slice(&text).unwrap_or_default();
+        let oldest = unix_time().saturating_sub(LIFE.as_secs());
+        known.retain(|k| k.used >= oldest && k.failures < FAILURES);
+        known.truncate(KEPT);
+        known
+    }
+
+    /// Remembering is a favour: where it is not possible a dial goes without.
+    fn write(&self, name: &MachineName, known: &[Known]) {
+        if let Err(error) = self.try_write(&self.file(name), known) {
+            tracing::debug!(%error, folder = %self.folder.display(), "addresses cannot be remembered");
+        }
+    }
+
+    fn try_write(&self, path: &Path, known: &[Known]) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        let fresh = path.with_extension(format!("{}.new", std::process::id()));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(&serde_json::to_vec(known)?)?;
+        fs::rename(&fresh, path)
+    }
+}
+
+/// Where this computer is.
+struct Here {
+    interfaces: Vec<Interface>,
+    gateway: String,
+}
+
+impl Here {
+    fn look() -> Self {
+        Self { interfaces: if_addrs::get_if_addrs().unwrap_or_default(), gateway: gateway().unwrap_or_default() }
+    }
+
+    /// The network by which an address is reached: the prefix that it is on, and the way out. `None` for addresses beyond: those are found
+    /// again by their name.
+    fn network_of(&self, address: IpAddr) -> Option<String> {
+        if address.is_loopback() {
+            return Some("this host".to_owned());
+        }
+        self.interfaces.iter().find_map(|interface| {
+            let (prefix, length) = match (&interface.addr, address) {
+                (IfAddr::V4(v4), IpAddr::V4(there)) => {
+                    let mask = u32::from(v4.netmask);
+                    let on_link = u32::from(v4.ip) & mask == u32::from(there) & mask;
+                    (on_link.then(|| IpAddr::from((u32::from(v4.ip) & mask).to_be_bytes()))?, mask.count_ones())
+                }
+                (IfAddr::V6(v6), IpAddr::V6(there)) => {
+                    let mask = u128::from(v6.netmask);
+                    let on_link = u128::from(v6.ip) & mask == u128::from(there) & mask;
+                    (on_link.then(|| IpAddr::from((u128::from(v6.ip) & mask).to_be_bytes()))?, mask.count_ones())
+                }
+                _ => return None,
+            };
+            Some(format!("{prefix}/{length} via {}", self.gateway))
+        })
+    }
+}
+
+/// The default gateway, as the kernel lists it.
+fn gateway() -> Option<String> {
+    let table = fs::read_to_string("/proc/net/route").ok()?;
+    table.lines().skip(1).find_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (_, destination, gateway) = (fields.next()?, fields.next()?, fields.next()?);
+        (destination == "00000000").then(|| gateway.to_owned())
+    })
+}
+
+fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn rig() -> (tempfile::TempDir, Memory, MachineName) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let memory = Memory::at(folder.path().join("cache"));
+        (folder, memory, "m-main.loc1.viam.cloud".parse().expect("a name"))
+    }
+
+    fn at(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    #[test]
+    fn the_last_used_comes_first_and_few_are_kept() {
+        let (_folder, memory, name) = rig();
+        assert_eq!(memory.recall(&name), []);
+        for port in 1..=6 {
+            memory.learned(&name, at(port));
+        }
+        memory.learned(&name, at(4));
+        assert_eq!(memory.recall(&name), [at(4), at(6), at(5), at(3)]);
+        let local = "m-main.loc1.local.viam.cloud".parse().expect("a name");
+        assert_eq!(memory.recall(&local).len(), KEPT, "a machine has two names and one memory");
+        assert_eq!(memory.recall(&"other.loc1.viam.cloud".parse().expect("a name")), []);
+    }
+
+    #[test]
+    fn three_failures_in_a_row_are_enough() {
+        let (_folder, memory, name) = rig();
+        memory.learned(&name, at(1));
+        memory.failed(&name, at(1));
+        memory.failed(&name, at(1));
+        memory.learned(&name, at(1));
+        memory.failed(&name, at(1));
+        memory.failed(&name, at(1));
+        assert_eq!(memory.recall(&name), [at(1)]);
+        memory.failed(&name, at(1));
+        assert_eq!(memory.recall(&name), []);
+    }
+
+    #[test]
+    fn what_is_old_broken_or_of_another_network_is_not_used() {
+        let (_folder, memory, name) = rig();
+        let known = |network: &str, used| Known { address: at(1), network: network.into(), used, failures: 0 };
+        memory.write(&name, &[known("this host", unix_time() - LIFE.as_secs() - 1)]);
+        assert_eq!(memory.recall(&name), []);
+        memory.write(&name, &[known("198.51.100.0/24 via 01020304", unix_time())]);
+        assert_eq!(memory.recall(&name), []);
+        memory.write(&name, &[known("this host", unix_time())]);
+        assert_eq!(memory.recall(&name), [at(1)]);
+        fs::write(memory.file(&name), "[{").expect("written");
+        assert_eq!(memory.recall(&name), []);
+    }
+
+    #[test]
+    fn nobody_else_can_read_it_and_addresses_beyond_are_not_kept() {
+        let (_folder, memory, name) = rig();
+        memory.learned(&name, "203.0.113.7:8080".parse().expect("an address"));
+        assert_eq!(memory.recall(&name), []);
+        memory.learned(&name, at(1));
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!((mode(&memory.file(&name)), mode(&memory.folder)), (0o600, 0o700));
+    }
+}
