@@ -22,8 +22,3 @@ pub use switch::{LinkSwitch, LinkView, RouteEvent};
 
 #[cfg(test)]
 mod tests;
-
-/// The example of the README compiles.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-pub struct Readme;

@@ -18,7 +18,7 @@ use tonic::{Code, Request};
 const W: Duration = Duration::from_millis(300);
 
 #[tokio::test]
-async fn s1_a_session_has_an_id_and_the_machines_window() {
+async fn s01_a_session_has_an_id_and_the_machines_window() {
     let rig = Rig::start(W, &[]).await;
     let reply = rig.robot().start_session(StartSessionRequest::default()).await.expect("started");
     assert_eq!(reply.metadata().get("lifeline-order").expect("announced"), "1");
@@ -34,7 +34,7 @@ async fn s1_a_session_has_an_id_and_the_machines_window() {
 }
 
 #[tokio::test]
-async fn s7_an_unknown_session_is_told_so_and_moves_nothing() {
+async fn s07_an_unknown_session_is_told_so_and_moves_nothing() {
     let rig = Rig::start(W, &[]).await;
     let unknown = uuid::Uuid::new_v4().to_string();
     let beat = rig.robot().send_session_heartbeat(SendSessionHeartbeatRequest { id: unknown.clone() }).await;

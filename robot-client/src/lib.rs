@@ -31,3 +31,8 @@ pub use dialer::{FlightRecord, LinkView, RouteEvent};
 pub use error::SessionError;
 pub use handles::*;
 pub use robot::{Robot, RobotEvent};
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -20,7 +20,7 @@ const PICTURE: [(&str, &[&str], &[&str]); 9] = [
     ("dialer", &["machine-api", "transport", "discovery"], &[]),
     ("robot-client", &["machine-api", "session-core", "transport", "discovery", "dialer"], &[]),
     ("machine-host", &["machine-api", "session-core", "transport", "discovery"], &[]),
-    ("sim-machine", &["machine-api", "machine-host"], &["robot-client", "transport", "discovery"]),
+    ("sim-machine", &["machine-api", "machine-host"], &["robot-client", "session-core", "transport", "discovery"]),
     ("xtask", &[], &[]),
 ];
 

@@ -63,7 +63,7 @@ fn rows(
             let number: u32 = number.parse()?;
             let tests = results
                 .iter()
-                .filter(|(name, _)| number_of(name) == Some(number))
+                .filter(|(name, _)| numbers_of(name).contains(&number))
                 .map(|(n, ok)| (n.clone(), *ok))
                 .collect();
             rows.push(Row { statement: number, group: group.clone(), says: statement.says, tests, due: statement.due });
@@ -86,11 +86,14 @@ fn print(row: &Row) {
     }
 }
 
-/// The statement that a test's name carries: `a::b::s07_text` shows statement 7.
-fn number_of(test: &str) -> Option<u32> {
-    let own = test.rsplit("::").next()?.strip_prefix('s')?;
-    let (digits, _) = own.split_once('_')?;
-    (digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+/// The statements that a test's name begins with: `s16_s17_a_lapse` shows two.
+fn numbers_of(test: &str) -> Vec<u32> {
+    let own = test.rsplit("::").next().unwrap_or_default();
+    let number = |word: &str| {
+        let digits = word.strip_prefix('s')?;
+        (digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+    };
+    own.split('_').map_while(number).collect()
 }
 
 /// Runs the workspace's tests whose names carry a statement and reads the runner's own lines.
@@ -114,7 +117,7 @@ fn unit_results(root: &Path) -> Result<BTreeMap<String, bool>, Box<dyn std::erro
     let mut results = BTreeMap::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let Some((name, result)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ")) else { continue };
-        if number_of(name).is_some() && (result.starts_with("ok") || result.starts_with("FAILED")) {
+        if !numbers_of(name).is_empty() && (result.starts_with("ok") || result.starts_with("FAILED")) {
             let ok = result.starts_with("ok");
             results.entry(name.to_owned()).and_modify(|before| *before &= ok).or_insert(ok);
         }
@@ -127,13 +130,13 @@ fn unit_results(root: &Path) -> Result<BTreeMap<String, bool>, Box<dyn std::erro
 
 #[cfg(test)]
 mod tests {
-    use super::number_of;
+    use super::numbers_of;
 
     #[test]
-    fn a_test_names_its_statement() {
-        assert_eq!(number_of("registry::s07_unknown_ids"), Some(7));
-        assert_eq!(number_of("s96_copies"), Some(96));
-        assert_eq!(number_of("s7_x"), None);
-        assert_eq!(number_of("stop_all"), None);
+    fn a_test_names_its_statements() {
+        assert_eq!(numbers_of("registry::s07_unknown_ids"), [7]);
+        assert_eq!(numbers_of("s10_s11_copies"), [10, 11]);
+        assert_eq!(numbers_of("s7_x"), [0; 0]);
+        assert_eq!(numbers_of("stop_all"), [0; 0]);
     }
 }

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn s2_and_s3_windows_have_bounds_and_a_default() {
+    fn s02_s03_windows_have_bounds_and_a_default() {
         let of = |text: &str| {
             let file = serde_json::json!({ "network": { "sessions": { "heartbeat_window": text } } });
             Config::parse(&file.to_string()).map(|c| c.window).map_err(|e| e.to_string())

@@ -23,6 +23,7 @@ use tonic::Status;
 use tonic::service::Routes;
 use tower::Service;
 use transport::Body;
+use transport::serve::PeerConnection;
 use uuid::Uuid;
 
 use crate::operations::Operations;
@@ -40,7 +41,9 @@ pub(crate) struct Machine {
     pub(crate) tokens: Tokens,
     pub(crate) limits: Limits,
     /// Where each session was last heard from, for GetSessions.
-    pub(crate) contacts: Mutex<BTreeMap<SessionId, Arc<transport::serve::PeerConnection>>>,
+    pub(crate) contacts: Mutex<BTreeMap<SessionId, Arc<PeerConnection>>>,
+    /// The connections there are, by their number.
+    peers: Mutex<BTreeMap<u64, Arc<PeerConnection>>>,
 }
 
 impl Machine {
@@ -52,7 +55,23 @@ impl Machine {
             tokens: Tokens::default(),
             limits: Limits::default(),
             contacts: Mutex::new(BTreeMap::new()),
+            peers: Mutex::new(BTreeMap::new()),
         }
+    }
+
+    /// A connection was made.
+    pub(crate) fn met(&self, peer: Arc<PeerConnection>) {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).insert(peer.id, peer);
+    }
+
+    /// A connection ended.
+    pub(crate) fn left(&self, id: u64) {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    /// The connections there are.
+    pub(crate) fn peers(&self) -> Vec<Arc<PeerConnection>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Notes where a session speaks from.

@@ -185,6 +185,11 @@ impl Machine {
         self.safety().remove(resource);
     }
 
+    /// Ends every connection at once; clients that are still there come back. Sessions go on.
+    pub fn sever_connections(&self, why: &'static str) {
+        self.0.guard.peers().iter().for_each(|peer| peer.sever(why));
+    }
+
     /// Opens its port.
     pub async fn listen(&self) -> Result<Listening, MachineError> {
         let bind = &self.0.options.bind;
@@ -233,8 +238,12 @@ impl Machine {
     fn connection(&self, event: ConnectionEvent) {
         let guard = &self.0.guard;
         match event {
-            ConnectionEvent::Opened(peer) => guard.safety.opened(Connection(peer.id), None),
+            ConnectionEvent::Opened(peer) => {
+                guard.safety.opened(Connection(peer.id), None);
+                guard.met(peer);
+            }
             ConnectionEvent::Closed(peer) => {
+                guard.left(peer.id);
                 guard.safety.closed(Connection(peer.id));
                 guard.tokens.forget(peer.id);
             }

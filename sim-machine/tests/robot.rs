@@ -1,0 +1,310 @@
+//! Our client and our machine over real sockets, in one process.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use machine_api::viam::component::motor::v1::SetPowerRequest;
+use machine_api::viam::component::motor::v1::motor_service_client::MotorServiceClient;
+use machine_api::viam::robot::v1::robot_service_client::RobotServiceClient;
+use machine_api::viam::robot::v1::{GetSessionsRequest, SendSessionHeartbeatRequest, StartSessionRequest};
+use machine_host::component::Component;
+use machine_host::{Machine, MachineOptions, Policy, SafetyOptions, Tls};
+use robot_client::{ConnectErrorKind, Robot, RobotBuilder, RobotEvent, SessionError, Sessions};
+use sim_machine::drivers::SimMotor;
+use sim_machine::observer::Observer;
+use sim_machine::world::{Axes, Body, Part, World};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+const W: Duration = Duration::from_millis(400);
+
+/// A machine with two motors, served in clear.
+struct Served {
+    machine: Machine,
+    address: String,
+    shafts: [Part<Axes>; 2],
+    shutdown: CancellationToken,
+    _folder: tempfile::TempDir,
+}
+
+impl Served {
+    async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut MachineOptions)) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut options = MachineOptions::new("robot-main.loc1.viam.cloud");
+        options.bind = "127.0.0.1:0".to_owned();
+        options.mdns = false;
+        options.safety = SafetyOptions { window: W, ..SafetyOptions::default() };
+        options.tls = Tls::None;
+        change(&mut options);
+        if let Tls::Local(path) = &mut options.tls {
+            *path = folder.path().to_path_buf();
+        }
+        let machine = Machine::new(options).expect("a machine");
+        let world = World::new(Observer::none()).expect("a thread");
+        let shafts = ["m1", "m2"].map(|name| {
+            let shaft = world.part(format!("motor/{name}"), Axes::at(&[0.0], f64::INFINITY));
+            let motor = Component::Motor(Arc::new(SimMotor { shaft: shaft.clone(), max_rpm: 200.0 }));
+            machine.configure(name, motor).expect("a stop thread");
+            shaft
+        });
+        let shutdown = CancellationToken::new();
+        let listening = machine.listen().await.expect("a port");
+        let address = listening.address.expect("tcp").to_string();
+        let ended = shutdown.clone();
+        // On threads of its own: a test that blocks its runtime blocks its client's program, not the machine.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+            runtime.expect("a runtime").block_on(listening.serve(ended)).expect("served");
+        });
+        Self { machine, address, shafts, shutdown, _folder: folder }
+    }
+
+    fn builder(&self) -> RobotBuilder {
+        Robot::builder(&self.address).insecure(true)
+    }
+
+    async fn robot(&self) -> Robot {
+        self.builder().connect().await.expect("connected")
+    }
+
+    fn moves(&self, motor: usize) -> bool {
+        self.shafts[motor].read(Body::is_moving)
+    }
+
+    fn sessions(&self) -> usize {
+        self.machine.safety().sessions().len()
+    }
+
+    async fn until(&self, what: &str, happened: impl Fn(&Self) -> bool) {
+        for _ in 0..1000 {
+            if happened(self) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("it never happened: {what}");
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+#[tokio::test]
+async fn s30_s31_a_hundred_first_commands_start_one_session_and_reads_none() {
+    let served = Served::start().await;
+    let robot = served.robot().await;
+    let motor = robot.motor("m1");
+    motor.is_moving().await.expect("read");
+    assert_eq!(served.sessions(), 0);
+    let commands = (0..100).map(|_| {
+        let motor = motor.clone();
+        tokio::spawn(async move { motor.set_power(0.5).await })
+    });
+    for command in commands.collect::<Vec<_>>() {
+        // A later command may have taken the gate over before an earlier one came to it.
+        match command.await.expect("no panic") {
+            Ok(()) => {}
+            Err(status) => assert!(matches!(status.code(), Code::Cancelled | Code::Aborted), "{status}"),
+        }
+    }
+    assert_eq!(served.sessions(), 1);
+    robot.close().await;
+}
+
+#[tokio::test]
+async fn s32_a_program_that_blocks_its_runtime_keeps_its_session() {
+    let served = Served::start().await;
+    let robot = served.robot().await;
+    robot.motor("m1").set_power(0.5).await.expect("moved");
+    // The only thread of this test's runtime.
+    std::thread::sleep(4 * W);
+    assert!(served.moves(0), "beats leave from threads of the client's own");
+    robot.close().await;
+}
+
+#[tokio::test]
+async fn s27_leaving_stops_what_is_held_at_once() {
+    let served = Served::start().await;
+    let robot = served.robot().await;
+    robot.motor("m1").set_power(0.5).await.expect("moved");
+    let left = Instant::now();
+    robot.close().await;
+    served.until("the motor stops", |s| !s.moves(0)).await;
+    assert!(left.elapsed() < W / 2, "{:?}", left.elapsed());
+    let status = robot.motor("m1").set_power(0.5).await.expect_err("closed");
+    assert_eq!(SessionError::of(&status), Some(&SessionError::Closed));
+}
+
+#[tokio::test]
+async fn s27_the_last_drop_stops_what_is_held_at_once() {
+    let served = Served::start().await;
+    let robot = served.robot().await;
+    let motor = robot.motor("m1");
+    motor.set_power(0.5).await.expect("moved");
+    drop(robot);
+    assert!(served.moves(0), "a handle keeps its robot");
+    let left = Instant::now();
+    drop(motor);
+    served.until("the motor stops", |s| !s.moves(0)).await;
+    assert!(left.elapsed() < W / 2, "{:?}", left.elapsed());
+}
+
+#[tokio::test]
+async fn s34_without_sessions_the_connection_guards_what_moves() {
+    let served = Served::start().await;
+    let robot = served.builder().sessions(Sessions::Off).connect().await.expect("connected");
+    robot.motor("m1").set_power(0.5).await.expect("moved");
+    tokio::time::sleep(2 * W).await;
+    assert!(served.moves(0));
+    assert_eq!(served.sessions(), 0);
+    robot.close().await;
+    served.until("the motor stops", |s| !s.moves(0)).await;
+}
+
+#[tokio::test]
+async fn s40_sessions_can_be_managed_by_hand() {
+    let served = Served::start().await;
+    let robot = served.builder().sessions(Sessions::Manual).connect().await.expect("connected");
+    let mut service = RobotServiceClient::new(robot.channel());
+    let id = service.start_session(StartSessionRequest::default()).await.expect("started").into_inner().id;
+    let mut request = tonic::Request::new(SetPowerRequest { name: "m1".into(), power_pct: 0.5, extra: None });
+    request.metadata_mut().insert("viam-sid", id.parse().expect("ascii"));
+    MotorServiceClient::new(robot.channel()).set_power(request).await.expect("moved");
+    for _ in 0..6 {
+        tokio::time::sleep(W / 3).await;
+        service.send_session_heartbeat(SendSessionHeartbeatRequest { id: id.clone() }).await.expect("alive");
+    }
+    assert!(served.moves(0));
+    served.until("the motor stops", |s| !s.moves(0)).await;
+}
+
+#[tokio::test]
+async fn s13_every_session_is_listed_with_its_peer() {
+    let served = Served::start().await;
+    let (one, two) = (served.robot().await, served.robot().await);
+    one.motor("m1").set_power(0.1).await.expect("moved");
+    two.motor("m2").set_power(0.1).await.expect("moved");
+    let mut service = RobotServiceClient::new(one.channel());
+    let sessions = service.get_sessions(GetSessionsRequest {}).await.expect("listed").into_inner().sessions;
+    assert_eq!(sessions.len(), 2);
+    for session in sessions {
+        let peer = session.peer_connection_info.expect("a peer");
+        assert!(peer.remote_address.expect("an address").starts_with("127.0.0.1:"));
+    }
+}
+
+#[tokio::test]
+async fn s94_a_stop_overtakes_commands_before_it_and_none_after() {
+    let served = Served::start().await;
+    let robot = served.robot().await;
+    let motor = robot.motor("m1");
+    for round in 0..50 {
+        let going = motor.clone();
+        let mut command = Box::pin(async move { going.go_for(200.0, 1000.0).await });
+        // Polled once it is issued: whatever became of it, the Stop comes after it.
+        assert!(futures_util::poll!(&mut command).is_pending());
+        let command = tokio::spawn(command);
+        if round % 2 == 0 {
+            served.until("the motor moves", |s| s.moves(0)).await;
+        }
+        motor.stop().await.expect("stopped");
+        assert!(!served.moves(0), "round {round}");
+        let ended = command.await.expect("no panic");
+        assert!(ended.is_err(), "round {round}");
+        motor.set_power(0.2).await.expect("a command after the Stop moves");
+        assert!(served.moves(0), "round {round}");
+        motor.stop().await.expect("stopped");
+    }
+}
+
+#[tokio::test]
+async fn a_lapse_is_told_and_nothing_resumes_by_itself() {
+    let served = Served::start().await;
+    let robot = served.robot().await;
+    let mut events = robot.events();
+    robot.motor("m1").set_power(0.5).await.expect("moved");
+    assert!(matches!(events.recv().await, Ok(RobotEvent::SessionStarted { resumed: false, .. })));
+    // The machine forgets everybody: a Stop of its own ends no session, a restart does. Here the session is ended behind the client's back.
+    let (id, owner) = served.machine.safety().sessions()[0];
+    let end = session_core::Order { key: 1, number: 1, open: Default::default(), end: true };
+    served.machine.safety().beat(id, &owner, Some(&end)).expect("it lived");
+    served.until("the motor stops", |s| !s.moves(0)).await;
+    let status = robot.motor("m1").set_power(0.5).await.expect_err("it moved again by itself");
+    let Some(SessionError::Stopped { what, .. }) = SessionError::of(&status) else { panic!("{status:?}") };
+    assert_eq!(what.iter().map(String::as_str).collect::<Vec<_>>(), ["motor/m1"]);
+    assert!(!served.moves(0));
+    robot.motor("m1").set_power(0.5).await.expect("the program called again: a new session");
+    assert!(served.moves(0));
+}
+
+#[tokio::test]
+async fn watched_a_hung_program_stops_its_robot() {
+    let served = Served::start().await;
+    let robot = served.builder().sessions(Sessions::Watched(W / 2)).connect().await.expect("connected");
+    robot.motor("m1").set_power(0.5).await.expect("moved");
+    for _ in 0..10 {
+        robot.alive();
+        tokio::time::sleep(W / 4).await;
+    }
+    assert!(served.moves(0));
+    served.until("the motor stops", |s| !s.moves(0)).await;
+    robot.close().await;
+}
+
+#[tokio::test]
+async fn s53_handles_survive_the_end_of_their_link() {
+    let served = Served::start().await;
+    let robot = served.robot().await;
+    let motor = robot.motor("m1");
+    motor.set_power(0.5).await.expect("moved");
+    let before = robot.link().expect("a link").id;
+    served.machine.sever_connections("a test");
+    served.until("another link", |_| robot.link().is_some_and(|link| link.id != before)).await;
+    motor.is_moving().await.expect("the same handle");
+    assert!(served.moves(0), "a reconnect within the window stops nothing (s38)");
+    motor.set_power(0.1).await.expect("the same session");
+    assert_eq!(served.sessions(), 1);
+}
+
+#[tokio::test]
+async fn a_machine_may_refuse_callers_without_a_session() {
+    let served = Served::with(|options| options.safety.policy = Policy::Refuse).await;
+    let off = served.builder().sessions(Sessions::Off).connect().await.expect("connected");
+    let status = off.motor("m1").set_power(0.5).await.expect_err("refused");
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    served.robot().await.motor("m1").set_power(0.5).await.expect("in a session");
+}
+
+#[tokio::test]
+async fn wrong_keys_and_strange_authorities_are_refused_before_any_call() {
+    let keys = |options: &mut MachineOptions| {
+        options.tls = Tls::Local(Default::default());
+        options.api_keys = [("id".to_owned(), "key".to_owned())].into();
+    };
+    let served = Served::with(keys).await;
+    let ca = served._folder.path().join("ca.pem");
+    let robot = Robot::builder(&served.address).api_key("id", "key").trust_ca(&ca).connect().await.expect("let in");
+    robot.motor("m1").set_power(0.5).await.expect("moved");
+    let wrong = Robot::builder(&served.address).api_key("id", "guess").trust_ca(&ca).connect().await;
+    let error = wrong.expect_err("a wrong key");
+    assert_eq!(error.kind(), ConnectErrorKind::Refused);
+    assert!(!error.to_string().contains("guess"), "{error}");
+    let other = Served::with(keys).await;
+    let stranger =
+        Robot::builder(&other.address).api_key("id", "key").trust_ca(&ca).initial_attempts(1).connect().await;
+    let error = stranger.expect_err("another authority");
+    assert_eq!(error.kind(), ConnectErrorKind::Unreachable);
+    assert!(error.to_string().contains("--ca-file"), "{error}");
+    let clear = Served::start().await;
+    let plain = Robot::builder(&clear.address).api_key("id", "key").trust_ca(&ca).initial_attempts(1).connect().await;
+    assert_eq!(plain.expect_err("a machine without TLS").kind(), ConnectErrorKind::Unreachable);
+    let usage = Robot::builder("http://x").connect().await.expect_err("a URL");
+    assert_eq!(usage.kind(), ConnectErrorKind::Usage);
+}
