@@ -391,6 +391,42 @@ fn s94_a_stock_machine_is_told_to_stop_once_more() {
     assert!(!rig.take().iter().any(|o| matches!(o, Out::SendStop { .. })));
 }
 
+/// The seed of a schedule: only the machine knows that m1 is a part of the base that is stopped.
+#[test]
+fn s94_a_stop_counts_once_it_has_a_number_above_what_waited_before_it() {
+    let mut rig = Rig::connected();
+    let waits = rig.motion("m1");
+    let attempt = rig.starts()[0].0;
+    let stop = rig.client.issue("base", Kind::Stop, rig.now);
+    assert!(rig.take().iter().any(|o| matches!(o, Out::SendStop { letter: None, .. })), "at once");
+    rig.client.handle_stopped(stop, A, true, rig.now);
+    assert!(!rig.take().contains(&Out::StopDone(stop)), "a command from before may still move a part of it");
+    rig.client.handle_started(attempt, Ok(Started { id: ID, window: W, ordered: true }), rig.now);
+    let seen = rig.take();
+    let numbers: Vec<_> = seen
+        .iter()
+        .filter_map(|o| match o {
+            Out::Send { call, letter } => Some((*call, number(letter))),
+            Out::SendStop { call, letter, .. } => Some((*call, number(letter))),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(numbers, [(waits, Some(1)), (stop, Some(2))]);
+    rig.client.handle_stopped(stop, A, true, rig.now);
+    assert_eq!(rig.take(), [Out::StopDone(stop)]);
+}
+
+/// The seed of a schedule: a command that a Stop superseded is still on its way over the old route.
+#[test]
+fn s94_a_stock_machines_route_with_a_superseded_command_on_it_is_severed_before_the_next() {
+    let mut rig = Rig::live(false);
+    rig.motion("m1");
+    rig.client.issue("m1", Kind::Stop, rig.now);
+    rig.take();
+    rig.client.handle_link(B, LinkState::Primary, rig.now);
+    assert!(matches!(rig.take()[0], Out::Abort(A)));
+}
+
 #[test]
 fn a_stock_machines_old_route_is_severed_before_the_next_command() {
     let mut rig = Rig::live(false);

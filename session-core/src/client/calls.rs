@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::lease::Lease;
+use super::stops::Stop;
 use super::{Answer, Call, ClientOutput, ClientSession, Failure, Kind, Link, MAX_OPEN};
 use crate::SessionId;
 
@@ -66,12 +67,22 @@ impl<C: Ord + Clone> ClientSession<C> {
         let Some(motion) = self.motions.remove(&call) else { return };
         if let Some(sent) = motion.sent {
             // It may move something all the same.
+            self.gone_astray(&motion);
             self.held.insert(motion.component);
             if sent.number.is_some() {
                 self.tell_given_up(now);
             }
         }
         self.flush(now);
+    }
+
+    /// A command is not waited for any more. One with a number is taken back by the next list; any other may still arrive.
+    pub(super) fn gone_astray(&mut self, motion: &Motion<C>) {
+        if let Some(Sent { number: None, link: Some(link), .. }) = motion.sent
+            && self.links.contains_key(&link)
+        {
+            self.stray.entry(link).or_default().insert(motion.component.clone());
+        }
     }
 
     /// What became of a call that was sent.
@@ -105,20 +116,36 @@ impl<C: Ord + Clone> ClientSession<C> {
 
     /// Sends what may be sent: in order on each component, within the limit, under a session that is there.
     pub(super) fn flush(&mut self, now: Instant) {
-        if self.motions.values().all(Motion::is_sent) {
+        let parked = !self.motions.values().all(Motion::is_sent);
+        if self.primary().is_none() || !(parked || self.stops.values().any(Stop::is_early)) {
             return;
         }
-        if self.primary().is_none() {
-            return;
-        }
-        if !self.lease.is_ready() {
+        if parked && !self.lease.is_ready() {
             self.want_session(now);
             return;
         }
+        for stop in self.early_stops() {
+            self.send_parked(Some(stop));
+            if self.is_ordered() {
+                // Over the limit: they would get a number above the Stop's.
+                let before = self.parked().into_iter().filter(|call| *call < stop).collect::<Vec<_>>();
+                before.into_iter().for_each(|call| self.fail(call, Failure::Superseded));
+            }
+            self.number_stop(stop, now);
+        }
+        self.send_parked(None);
+    }
+
+    /// Sends what is parked, all of it or what was issued before a Stop.
+    fn send_parked(&mut self, before: Option<Call>) {
         // A component whose earlier call waits makes its later ones wait too.
         let mut waiting = BTreeSet::new();
-        let parked: Vec<_> =
-            self.motions.iter().filter(|(_, m)| !m.is_sent()).map(|(c, m)| (*c, m.component.clone())).collect();
+        let parked: Vec<_> = self
+            .motions
+            .iter()
+            .filter(|(call, motion)| !motion.is_sent() && before.is_none_or(|before| **call < before))
+            .map(|(call, motion)| (*call, motion.component.clone()))
+            .collect();
         for (call, component) in parked {
             let full = self.is_ordered() && self.unanswered() >= MAX_OPEN;
             if full || waiting.contains(&component) || self.is_stopping(&component) {

@@ -46,6 +46,9 @@ pub struct ClientSession<C> {
     swapping: bool,
     motions: BTreeMap<Call, Motion<C>>,
     stops: BTreeMap<Call, Stop<C>>,
+    /// Commands that were sent over a link to a machine that does not take order, and given up before they were answered: they may still be on
+    /// their way, until a Stop behind them was answered or the link is severed.
+    stray: BTreeMap<Link, BTreeSet<C>>,
     /// What passed a gate, as far as this end knows, and was not stopped since.
     held: BTreeSet<C>,
     beats: BTreeMap<Attempt, (Instant, Link)>,
@@ -73,6 +76,7 @@ impl<C: Ord + Clone> ClientSession<C> {
             swapping: false,
             motions: BTreeMap::new(),
             stops: BTreeMap::new(),
+            stray: BTreeMap::new(),
             held: BTreeSet::new(),
             beats: BTreeMap::new(),
             last_beat: None,
@@ -145,6 +149,7 @@ impl<C: Ord + Clone> ClientSession<C> {
             LinkState::Primary => self.new_primary(link, now),
             LinkState::Gone => {
                 self.links.remove(&link);
+                self.stray.remove(&link);
                 self.stop_links_gone(link);
             }
             other => {
@@ -213,8 +218,12 @@ impl<C: Ord + Clone> ClientSession<C> {
         self.links.insert(link, LinkState::Primary);
         // A stock machine may still be reading a command from the old route when the next one comes over the new one.
         if !self.is_ordered() {
-            let stale: BTreeSet<_> = self.motions.values().filter_map(Motion::link).filter(|on| *on != link).collect();
-            stale.into_iter().for_each(|on| self.outputs.push_back(ClientOutput::Abort(on)));
+            let out = self.motions.values().filter_map(Motion::link).chain(self.stray.keys().copied());
+            let stale: BTreeSet<_> = out.filter(|on| *on != link).collect();
+            for on in stale {
+                self.stray.remove(&on);
+                self.outputs.push_back(ClientOutput::Abort(on));
+            }
         }
         self.lease.proven();
         self.beat(link, false, now);
@@ -243,7 +252,9 @@ impl<C: Ord + Clone> ClientSession<C> {
     }
 
     fn fail(&mut self, call: Call, why: Failure<C>) {
-        self.motions.remove(&call);
+        if let Some(motion) = self.motions.remove(&call) {
+            self.gone_astray(&motion);
+        }
         self.stops.remove(&call);
         self.outputs.push_back(ClientOutput::Fail { call, why });
     }

@@ -25,6 +25,11 @@ pub(super) struct Stop<C> {
     until: Instant,
     /// It was answered, and is sent once more to a machine that does not take order: a command may have been on its way.
     answered: bool,
+    /// Commands that were issued before it still wait to be sent. One of them may move a part of what it stops: only the machine knows. So
+    /// this one stops at once, and once more with a number above theirs; what it answers then counts.
+    early: bool,
+    /// A copy of an early one was answered with OK.
+    confirmed: bool,
 }
 
 impl<C> Stop<C> {
@@ -39,6 +44,10 @@ impl<C> Stop<C> {
     fn is_ordered(&self) -> bool {
         self.number().is_some()
     }
+
+    pub(super) fn is_early(&self) -> bool {
+        self.early
+    }
 }
 
 impl<C: Ord + Clone> ClientSession<C> {
@@ -50,9 +59,24 @@ impl<C: Ord + Clone> ClientSession<C> {
         {
             self.fail(oldest, Failure::StopUnanswered);
         }
-        let letter = self.letter_if_live();
+        if self.primary().is_some() && self.lease.is_ready() && self.is_ordered() {
+            // Nothing waits but what is over the limit.
+            self.fail_all_parked(&Failure::Superseded);
+        }
+        let early = self.motions.values().any(|motion| !motion.is_sent());
+        let letter = if early { None } else { self.letter_if_live() };
         let until = now + self.lease.live().map_or(WINDOW, |live| live.window);
-        self.stops.insert(call, Stop { component, letter, out: BTreeSet::new(), again: None, until, answered: false });
+        let stop = Stop {
+            component,
+            letter,
+            out: BTreeSet::new(),
+            again: None,
+            until,
+            answered: false,
+            early,
+            confirmed: false,
+        };
+        self.stops.insert(call, stop);
         self.send_stop(call, now);
         if self.primary().is_none() && self.stops.get(&call).is_some_and(|stop| stop.out.is_empty()) {
             // Its caller hears at once; it is kept for a link that comes in time.
@@ -64,9 +88,9 @@ impl<C: Ord + Clone> ClientSession<C> {
     /// One round of copies: on every live link to a machine that takes order, else on the primary, and while that is doubtful on the
     /// link that answers instead.
     fn send_stop(&mut self, call: Call, now: Instant) {
-        let primary = self.primary();
+        let (primary, ours) = (self.primary(), self.is_ordered());
         let Some(stop) = self.stops.get_mut(&call) else { return };
-        let ordered = stop.is_ordered();
+        let ordered = stop.is_ordered() || (stop.early && ours);
         let hedge = self.hedge.map(|(link, _)| link);
         let takes = |link: Link, state: LinkState| match state {
             LinkState::Primary => true,
@@ -87,7 +111,10 @@ impl<C: Ord + Clone> ClientSession<C> {
     pub fn handle_stopped(&mut self, call: Call, link: Link, ok: bool, now: Instant) {
         self.expire(now);
         let Some(stop) = self.stops.get_mut(&call) else { return };
-        stop.out.remove(&link);
+        if !stop.out.remove(&link) {
+            // Of a copy without a number, whose place one with a number took.
+            return self.flush(now);
+        }
         if !ok {
             // To a machine that does not take order nothing is repeated by itself while its answer is bad.
             if !stop.is_ordered() && stop.out.is_empty() && !stop.answered {
@@ -95,11 +122,20 @@ impl<C: Ord + Clone> ClientSession<C> {
             }
             return self.flush(now);
         }
+        if stop.early {
+            (stop.confirmed, stop.again) = (true, None);
+            return self.flush(now);
+        }
         if stop.answered {
             self.stops.remove(&call);
             return self.flush(now);
         }
-        let component = stop.component.clone();
+        let (component, ordered) = (stop.component.clone(), stop.is_ordered());
+        self.resolve_strays(link, component.as_ref());
+        if !ordered && self.is_astray(component.as_ref()) {
+            // A command from before may still come over another link: that one's answer counts, or its end.
+            return self.flush(now);
+        }
         match &component {
             Some(component) => {
                 self.held.remove(component);
@@ -109,13 +145,49 @@ impl<C: Ord + Clone> ClientSession<C> {
         // Whatever is there of the component was issued after the Stop: a second copy would stop that.
         let followed = self.motions.values().any(|m| component.as_ref().is_none_or(|c| *c == m.component));
         self.outputs.push_back(ClientOutput::StopDone(call));
-        if followed || stop.is_ordered() || stop.letter.is_none() {
+        let Some(stop) = self.stops.get_mut(&call) else { return };
+        if followed || ordered || stop.letter.is_none() {
             self.stops.remove(&call);
         } else {
             let window = stop.until.saturating_duration_since(now).max(Duration::from_millis(1));
             (stop.answered, stop.again) = (true, Some(now + window.min(WINDOW) / 5));
         }
         self.flush(now);
+    }
+
+    /// A Stop came after whatever was sent over its link before it.
+    fn resolve_strays(&mut self, link: Link, component: Option<&C>) {
+        if let Some(strays) = self.stray.get_mut(&link) {
+            strays.retain(|stray| component.is_some_and(|c| c != stray));
+            if strays.is_empty() {
+                self.stray.remove(&link);
+            }
+        }
+    }
+
+    fn is_astray(&self, component: Option<&C>) -> bool {
+        self.stray.values().any(|strays| component.map_or(!strays.is_empty(), |c| strays.contains(c)))
+    }
+
+    /// Early Stops, oldest first.
+    pub(super) fn early_stops(&self) -> Vec<Call> {
+        self.stops.iter().filter(|(_, stop)| stop.early).map(|(call, _)| *call).collect()
+    }
+
+    /// What was issued before an early Stop has been sent, or has failed: now it gets its number.
+    pub(super) fn number_stop(&mut self, call: Call, now: Instant) {
+        let ordered = self.is_ordered();
+        let letter = if ordered { self.letter_if_live() } else { None };
+        let Some(stop) = self.stops.get_mut(&call) else { return };
+        stop.early = false;
+        if letter.is_some() {
+            stop.letter = letter;
+            stop.out.clear();
+            self.send_stop(call, now);
+        } else if stop.confirmed {
+            self.stops.remove(&call);
+            self.outputs.push_back(ClientOutput::StopDone(call));
+        }
     }
 
     pub(super) fn stops_due(&mut self, now: Instant) {
