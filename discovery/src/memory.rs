@@ -19,6 +19,8 @@ use crate::MachineName;
 const KEPT: usize = 4;
 /// An address that was not used for this long is forgotten.
 const LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// An address that is used again and again is written down again this often.
+const RENEWED: Duration = Duration::from_secs(3600);
 /// Failures in a row after which an address is forgotten.
 const FAILURES: u32 = 3;
 /// The largest file that is read: ours are below 1 KiB.
@@ -68,8 +70,12 @@ impl Memory {
 
     /// A link to a machine that has proven its name was made there.
     pub fn learned(&self, name: &MachineName, address: SocketAddr) {
-        let Some(network) = Here::look().network_of(address.ip()) else { return };
         let mut known = self.read(name);
+        let fresh = |k: &Known| k.address == address && k.failures == 0 && k.used + RENEWED.as_secs() > unix_time();
+        if known.first().is_some_and(fresh) {
+            return;
+        }
+        let Some(network) = Here::look().network_of(address.ip()) else { return };
         known.retain(|k| k.address != address);
         known.insert(0, Known { address, network, used: unix_time(), failures: 0 });
         known.truncate(KEPT);

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use discovery::answer::Advertisement;
+use discovery::{FinderOptions, Responder, ResponderOptions};
 use machine_api::viam::component::motor::v1::SetPowerRequest;
 use machine_api::viam::component::motor::v1::motor_service_client::MotorServiceClient;
 use machine_api::viam::robot::v1::robot_service_client::RobotServiceClient;
@@ -307,4 +309,53 @@ async fn wrong_keys_and_strange_authorities_are_refused_before_any_call() {
     assert_eq!(plain.expect_err("a machine without TLS").kind(), ConnectErrorKind::Unreachable);
     let usage = Robot::builder("http://x").connect().await.expect_err("a URL");
     assert_eq!(usage.kind(), ConnectErrorKind::Usage);
+}
+
+/// Answers on the local network in the machine's name, with a certificate of its own making, and reads what it is told.
+#[tokio::test]
+async fn a_spoofed_answer_sees_neither_credential_nor_call() {
+    const PORT: u16 = 15_353;
+    let name = "victim-main.loc1.viam.cloud";
+    let certified = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
+    let config = transport::tls::server_config(
+        certified.cert.pem().as_bytes(),
+        certified.signing_key.serialize_pem().as_bytes(),
+    );
+    let acceptor = tokio_rustls::TlsAcceptor::from(config.expect("a configuration"));
+    let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.expect("a port");
+    let port = listener.local_addr().expect("tcp").port();
+    let advertisement = Advertisement { names: vec![name.parse().expect("a name")], port, webrtc: false };
+    let options = ResponderOptions { port: PORT, interfaces: vec!["lo".to_owned()] };
+    let _responder = Responder::start(advertisement, options).expect("multicast on loopback");
+    let spoof = tokio::spawn(async move {
+        let mut told = Vec::new();
+        while let Ok((tcp, _)) = listener.accept().await {
+            if let Ok(mut tls) = acceptor.accept(tcp).await {
+                let _ = tokio::io::AsyncReadExt::read_to_end(&mut tls, &mut told).await;
+            }
+            if !told.is_empty() {
+                return told;
+            }
+        }
+        told
+    });
+    let finder = FinderOptions {
+        dns: false,
+        mdns_port: PORT,
+        interfaces: vec!["lo".to_owned()],
+        memory: None,
+        ..Default::default()
+    };
+    let ca = Served::with(|options| options.tls = Tls::Local(Default::default())).await;
+    let robot = Robot::builder(name)
+        .api_key("id", "secret")
+        .trust_ca(ca._folder.path().join("ca.pem"))
+        .finder(finder)
+        .initial_attempts(1)
+        .connect()
+        .await;
+    let error = robot.expect_err("it cannot prove to be the machine");
+    assert!(error.to_string().contains("signed by nobody"), "{error}");
+    assert!(!spoof.is_finished(), "the spoof was told something");
+    spoof.abort();
 }
