@@ -14,6 +14,7 @@ pub mod serve;
 mod sever;
 pub mod timeout;
 pub mod tls;
+pub mod webrtc;
 
 pub use clock::BootClock;
 pub use direct::{Address, ConnectError, ConnectOptions, Security, Stage, Target};

@@ -1,0 +1,7 @@
+//! gRPC over WebRTC data channels, both ends.
+//!
+//! A peer connection gives a [`channel::DataChannel`]; everything above it is the same whatever made the connection.
+
+pub mod channel;
+
+pub use channel::{Candidate, CandidateKind, CandidatePair, ChannelInfo, DataChannel, DriverEnd, PairLimits, Sever};
