@@ -20,5 +20,7 @@ pub use guard::Caller;
 pub use machine::{Listening, Machine, MachineError, MachineOptions, Tls};
 pub use operations::{Operation, Operations};
 pub use resource::ResourceName;
-pub use safety::{Actuator, Admission, Call, Event, Permit, Running, Safety, SafetyOptions, Write};
+pub use safety::{
+    Actuator, Admission, Call, Event, FailedStop, Permit, Running, Safety, SafetyOptions, Stopping, Watchdog, Write,
+};
 pub use session_core::registry::Policy;

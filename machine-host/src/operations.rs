@@ -72,11 +72,6 @@ impl Operations {
         }
     }
 
-    /// Ends all of them: StopAll.
-    pub(crate) fn cancel_all(&self) {
-        self.lock().values().for_each(|operation| operation.cancel.cancel());
-    }
-
     /// Waits for an operation's end; unknown ids have ended already.
     pub async fn ended(&self, id: Uuid) {
         let ended = self.lock().get(&id).map(|operation| operation.ended.clone());

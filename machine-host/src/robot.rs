@@ -1,6 +1,6 @@
 //! RobotService: the machine as a whole.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use machine_api::viam::common::v1::ResourceName as WireName;
@@ -66,7 +66,7 @@ impl RobotService for Robot {
         let fresh = SessionId(Uuid::new_v4().as_u128());
         let started = self.machine.safety.start(fresh, resume, caller.owner);
         let started = started.map_err(|full| Status::resource_exhausted(full.to_string()))?;
-        self.machine.heard(started.id, &caller);
+        self.machine.safety.heard(started.id, &caller.peer);
         let window = prost_types::Duration::try_from(started.window)
             .map_err(|_| Status::internal("the machine's window is out of range"))?;
         let mut response =
@@ -88,17 +88,14 @@ impl RobotService for Robot {
         let id = session_id("the session's id", &request.into_inner().id)?;
         let beat = self.machine.safety.beat(id, &caller.owner, order.as_ref());
         beat.map_err(|gone| no_session(gone, self.machine.safety.now()))?;
-        self.machine.heard(id, &caller);
+        self.machine.safety.heard(id, &caller.peer);
         Ok(Response::new(SendSessionHeartbeatResponse {}))
     }
 
     async fn get_sessions(&self, _: Request<GetSessionsRequest>) -> Result<Response<GetSessionsResponse>, Status> {
-        let live = self.machine.safety.sessions();
-        let mut contacts = self.machine.contacts.lock().unwrap_or_else(PoisonError::into_inner);
-        contacts.retain(|id, _| live.iter().any(|(l, _)| l == id));
-        let sessions = live.iter().map(|(id, _)| Session {
+        let sessions = self.machine.safety.contacts().into_iter().map(|(id, contact)| Session {
             id: id.to_string(),
-            peer_connection_info: contacts.get(id).map(|peer| PeerConnectionInfo {
+            peer_connection_info: contact.map(|peer| PeerConnectionInfo {
                 r#type: PeerConnectionType::Grpc.into(),
                 remote_address: peer.remote.map(|a| a.to_string()),
                 local_address: peer.local.map(|a| a.to_string()),

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use machine_host::{Actuator, Admission, DriverError, Event, ResourceName, Running, Safety, SafetyOptions};
+use machine_host::{Actuator, Admission, DriverError, Event, FailedStop, ResourceName, Running, Safety, SafetyOptions};
 use prost_types::Struct;
 use session_core::registry::{Holder, Incoming, Refused, Shut, Why};
 use session_core::{Connection, Order, Owner, SessionId};
@@ -241,9 +241,10 @@ async fn s90_a_copy_gets_the_reply_of_the_first() {
 async fn a_callers_stop_is_answered_when_its_driver_has_returned() {
     let machine = Machine::new(&[("m1", Manner::Well), ("m2", Manner::Panics)]);
     let id = machine.session(1);
-    assert_eq!(machine.safety.stop(call(Some(id), "m1", None), false, vec![]).await, Some(vec![]));
+    assert_eq!(machine.safety.stop(call(Some(id), "m1", None), false, vec![]).done().await, Some(vec![]));
     assert_eq!(machine.stopped().0, "m1");
-    assert_eq!(machine.safety.stop(call(Some(id), "", None), true, vec![]).await, Some(vec![motor("m2")]));
+    let failed = machine.safety.stop(call(Some(id), "", None), true, vec![]).done().await.expect("it ran");
+    assert_eq!(failed, [FailedStop { resource: motor("m2"), error: "its driver panicked".to_owned() }]);
 }
 
 #[tokio::test]

@@ -483,7 +483,8 @@ impl World {
                     self.copies.entry(ticket).or_default().push(link);
                 }
             }
-            Ok(Admitted::Over { .. }) | Err(Refused::MayHaveRun | Refused::Differs | Refused::Policy) => {
+            Ok(Admitted::Over { .. })
+            | Err(Refused::MayHaveRun | Refused::Differs | Refused::Policy | Refused::Closed) => {
                 self.send(link, false, Message::Answered(call, Answer::Done));
             }
             Err(Refused::NoSession(tombstone)) => {

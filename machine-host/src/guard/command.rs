@@ -13,7 +13,7 @@ use machine_api::{OPERATION_HEADER, SAFETY_NAMES_HEADER};
 use prost::Message;
 use prost_types::Struct;
 use session_core::Order;
-use session_core::registry::{Incoming, Why};
+use session_core::registry::{Holder, Incoming, Why};
 use tonic::Status;
 use transport::Body;
 use transport::message::{First, first};
@@ -83,9 +83,10 @@ impl Guard {
             }
         };
         if let (Some(id), true) = (sid, method.monitored) {
-            self.machine.heard(id, &caller);
-            caller.peer.hold(Some(self.machine.safety.window()));
+            self.machine.safety.heard(id, &caller.peer);
         }
+        // Whether what moves is a session's or this connection's own: its silent loss is to be found out soon.
+        caller.peer.hold(Some(self.machine.safety.window()));
         let entry = self.machine.operations.begin(operation_id(&request), method.path, sid);
         request.extensions_mut().insert(running.permit());
         let admitted = Admitted { running, entry, _place: place, deadline };
@@ -184,11 +185,19 @@ impl Guard {
             order: order.as_ref(),
             digest: digest_of(head.uri.path(), &message),
         };
-        let stopped = self.machine.safety.stop(incoming, all, extras(all, &message)?);
-        if all {
-            self.machine.operations.cancel_all();
+        let extras = extras(all, &message);
+        // What StopAll ends is what runs now: not what is called after it, nor anything once more by a late copy.
+        let before = if all { self.machine.operations.list() } else { Vec::new() };
+        // A Stop whose extras nobody can read stops all the same.
+        let stopping = self.machine.safety.stop(incoming, all, extras.unwrap_or_default());
+        if stopping.runs {
+            before.iter().for_each(|operation| self.machine.operations.cancel(operation.id));
         }
-        let failed = stopped.await.ok_or_else(refusal::stop_over)?;
+        let failed = stopping.done().await.ok_or_else(refusal::stop_over)?;
+        let held = |holder| self.machine.safety.holds(holder);
+        if !held(caller.otherwise()) && !sid.is_some_and(|id| held(Holder::Session(id))) {
+            caller.peer.hold(None);
+        }
         if failed.is_empty() { Ok(with_operation(empty())) } else { Err(refusal::stop_failed(&failed)) }
     }
 }

@@ -18,7 +18,6 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use machine_api::OPERATION_HEADER;
 use machine_api::methods::{self, Class, Method};
-use session_core::SessionId;
 use tonic::Status;
 use tonic::service::Routes;
 use tower::Service;
@@ -40,8 +39,6 @@ pub(crate) struct Machine {
     pub(crate) authenticator: Option<Arc<Authenticator>>,
     pub(crate) tokens: Tokens,
     pub(crate) limits: Limits,
-    /// Where each session was last heard from, for GetSessions.
-    pub(crate) contacts: Mutex<BTreeMap<SessionId, Arc<PeerConnection>>>,
     /// The connections there are, by their number.
     peers: Mutex<BTreeMap<u64, Arc<PeerConnection>>>,
 }
@@ -54,7 +51,6 @@ impl Machine {
             authenticator,
             tokens: Tokens::default(),
             limits: Limits::default(),
-            contacts: Mutex::new(BTreeMap::new()),
             peers: Mutex::new(BTreeMap::new()),
         }
     }
@@ -72,11 +68,6 @@ impl Machine {
     /// The connections there are.
     pub(crate) fn peers(&self) -> Vec<Arc<PeerConnection>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
-    }
-
-    /// Notes where a session speaks from.
-    pub(crate) fn heard(&self, id: SessionId, caller: &Caller) {
-        self.contacts.lock().unwrap_or_else(PoisonError::into_inner).insert(id, caller.peer.clone());
     }
 }
 
@@ -112,10 +103,11 @@ impl Guard {
 
     /// A call that moves nothing.
     async fn read(self, method: &Method, request: Request<Body>) -> Result<Response<Body>, Status> {
-        if is_own_affair(method) {
-            return Ok(self.route(request).await);
-        }
         let deadline = running::deadline(request.headers());
+        if is_own_affair(method) {
+            let reply = tokio::time::timeout_at(deadline, self.route(request)).await;
+            return reply.map_err(|_| running::too_late());
+        }
         let session = caller::one_session(request.headers()).ok().flatten();
         let entry = self.machine.operations.begin(operation_id(&request), method.path, session);
         let operation = entry.operation.clone();

@@ -9,6 +9,7 @@ use prost::Message;
 use session_core::registry::{NoSession, Refused, Shut, Why};
 use tonic::{Code, Status};
 
+use crate::safety::FailedStop;
 use crate::{DriverError, ResourceName};
 
 /// The status of a refused call.
@@ -27,6 +28,7 @@ pub(crate) fn refused(refused: Refused<ResourceName>, now: Instant) -> Status {
             Status::failed_precondition("this machine takes commands within a session only: call StartSession first")
         }
         Refused::CallerLeft => Status::cancelled("the caller's connection has ended"),
+        Refused::Closed => Status::unavailable("the machine is shutting down: it takes no commands any more"),
     }
 }
 
@@ -40,10 +42,10 @@ pub(crate) fn not_found(resource: &ResourceName) -> Status {
     Status::not_found(format!("resource {resource:?} not found", resource = resource.to_string()))
 }
 
-/// Drivers whose Stop failed, one after another (s46).
-pub(super) fn stop_failed(failed: &[ResourceName]) -> Status {
-    let names: Vec<_> = failed.iter().map(|r| format!("failed to stop component named {}", r.name)).collect();
-    Status::internal(format!("{}: it may still be moving", names.join("; ")))
+/// Drivers whose Stop failed, one after another, in the words of existing machines (s46).
+pub(super) fn stop_failed(failed: &[FailedStop]) -> Status {
+    let text = |f: &FailedStop| format!("failed to stop component named {} with error {}", f.resource.name, f.error);
+    Status::internal(failed.iter().map(text).collect::<Vec<_>>().join("; "))
 }
 
 /// A Stop that its caller gave up before it arrived.

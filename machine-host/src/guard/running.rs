@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use http_body::Frame;
 use machine_api::OPERATION_HEADER;
+use session_core::registry::Why;
 use tokio::time::Instant;
 use tonic::Status;
 use transport::Body;
@@ -111,6 +112,14 @@ struct Held {
 }
 
 impl Held {
+    /// It is ended from outside: what it moves stops with it.
+    fn cancel(&mut self) {
+        self.entry = None;
+        if let Some(running) = self.running.take() {
+            running.cancel(Why::Cancelled);
+        }
+    }
+
     fn finish(&mut self) {
         self.entry = None;
         if let Some(running) = self.running.take() {
@@ -128,7 +137,7 @@ impl http_body::Body for Held {
             return Poll::Ready(None);
         }
         if let Poll::Ready(status) = self.end.as_mut().poll(cx) {
-            self.finish();
+            self.cancel();
             let mut trailers = HeaderMap::new();
             // A status without metadata always has header form.
             let _ = status.add_header(&mut trailers);

@@ -275,12 +275,15 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// Serves until `shutdown`. Every actuator is stopped before the first call and after the last, also where this unwinds or is dropped.
+    /// Serves until `shutdown`. Every actuator is stopped before the first call, and at the end before anything else; from then on nothing
+    /// moves any more. The same where this unwinds or is dropped, as by a panic of the runtime's: its thread then waits for the drivers,
+    /// a second at most. A process that is killed or aborts (`panic = "abort"`, a second panic, `std::process::abort`) stops nothing: that
+    /// takes a [`crate::Watchdog`].
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), MachineError> {
         let Self { machine, listener, address } = self;
         let safety = machine.safety().clone();
         safety.stop_everything(STOP_BOUND).await;
-        let _at_the_end = StopAtEnd(safety.clone());
+        let mut at_the_end = StopAtEnd(Some(safety.clone()));
         let responder = address.and_then(|address| machine.respond(address));
         let options = ServeOptions { tls: machine.0.tls.clone(), ..ServeOptions::default() };
         let (service, told) = (machine.service(), machine.clone());
@@ -288,7 +291,8 @@ impl Listening {
             tokio::spawn(serve(listener, service, options, move |event| told.connection(event), shutdown.clone()));
         shutdown.cancelled().await;
         // First of all what moves; then nobody is sent here any more; then the calls that still run.
-        safety.stop_everything(STOP_BOUND).await;
+        safety.close(STOP_BOUND).await;
+        at_the_end.0 = None;
         if let Some(responder) = responder {
             responder.shutdown().await;
         }
@@ -314,10 +318,12 @@ async fn listen_on(host: &str) -> io::Result<TcpListener> {
 }
 
 /// Stops everything when its owner ends in a way that nobody expected.
-struct StopAtEnd(Safety);
+struct StopAtEnd(Option<Safety>);
 
 impl Drop for StopAtEnd {
     fn drop(&mut self) {
-        self.0.order_stop_of_everything();
+        if let Some(safety) = &self.0 {
+            safety.close_now(STOP_BOUND);
+        }
     }
 }

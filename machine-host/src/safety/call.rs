@@ -3,18 +3,22 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost_types::Struct;
 use session_core::registry::{Admitted, Incoming, Outcome, Refused, Shut, Slot, Ticket, Why};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use super::Shared;
+use super::record::Record;
+use super::{Shared, State};
 use crate::{DriverError, ResourceName};
 
 /// How long a write waits for its gate before it fails: a driver that is busy for longer is not answering a controller in time.
 const GATE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A write that is inside a driver for longer is written down: everybody else waits for it.
+const SLOW_WRITE: Duration = Duration::from_millis(50);
 
 /// A reply that copies of a numbered call may share.
 pub type Reply = Arc<dyn Any + Send + Sync>;
@@ -62,11 +66,55 @@ impl Outcomes {
     }
 }
 
-/// A caller's Stop that waits for its drivers.
-pub(super) struct StopWait(Vec<oneshot::Sender<Vec<ResourceName>>>);
+/// An actuator whose Stop failed: it may still be moving.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedStop {
+    /// Which.
+    pub resource: ResourceName,
+    /// What its driver said.
+    pub error: String,
+}
+
+/// A caller's Stop, whose drivers have been called.
+pub struct Stopping {
+    /// Whether this call called them; else it is a copy of one that did, or there was nothing left to do.
+    pub runs: bool,
+    outcome: StopOutcome,
+}
+
+enum StopOutcome {
+    Over { ran: bool },
+    Waits(oneshot::Receiver<Vec<FailedStop>>),
+}
+
+impl Stopping {
+    /// Waits for the drivers. Those that failed; `None` for a Stop that had nothing left to do and never ran.
+    pub async fn done(self) -> Option<Vec<FailedStop>> {
+        match self.outcome {
+            StopOutcome::Over { ran } => ran.then(Vec::new),
+            StopOutcome::Waits(done) => done.await.ok(),
+        }
+    }
+
+    /// Waits on this thread, for at most `bound`, where no runtime may be left to wait on. Whether the drivers have returned.
+    pub(super) fn wait(mut self, bound: Duration) -> bool {
+        let StopOutcome::Waits(done) = &mut self.outcome else { return true };
+        let until = Instant::now() + bound;
+        while let Err(oneshot::error::TryRecvError::Empty) = done.try_recv() {
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+}
+
+/// Callers of a Stop that wait for its drivers.
+pub(super) struct StopWait(Vec<oneshot::Sender<Vec<FailedStop>>>);
 
 impl StopWait {
-    pub(super) fn done(self, failed: Vec<ResourceName>) {
+    pub(super) fn done(self, failed: Vec<FailedStop>) {
         for waiting in self.0 {
             // Its caller may have gone; the Stop has run all the same.
             let _ = waiting.send(failed.clone());
@@ -106,18 +154,29 @@ impl Running {
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        if self.finished {
-            return;
-        }
+impl Running {
+    /// Ends the call early: what it still holds is stopped.
+    pub fn cancel(mut self, why: Why) {
+        self.finished = true;
+        self.end(why);
+    }
+
+    fn end(&self, why: Why) {
         let ticket = self.permit.ticket;
         self.permit.machine.with(|state, now| {
-            state.registry.cancel(ticket, Why::CallerLeft, now);
+            state.registry.cancel(ticket, why, now);
             state.registry.handle_done(ticket, None, now);
             state.cancels.remove(&ticket);
             state.outcomes.forget(ticket);
         });
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.end(Why::CallerLeft);
+        }
     }
 }
 
@@ -142,7 +201,10 @@ impl Permit {
                 // Registered before the gate is asked: a change in between is not missed.
                 changed.as_mut().enable();
                 match self.machine.with(|state, now| state.registry.enter(self.ticket, resource, now)) {
-                    Ok(slot) => return Ok(Write { machine: self.machine.clone(), slot: Some(slot) }),
+                    Ok(slot) => {
+                        let (machine, resource) = (self.machine.clone(), resource.clone());
+                        return Ok(Write { machine, resource, entered: Instant::now(), slot: Some(slot) });
+                    }
                     Err(Shut::Busy) => changed.await,
                     Err(shut) => return Err(DriverError::Shut(shut)),
                 }
@@ -172,11 +234,17 @@ impl Permit {
 #[must_use = "the gate is shut to everybody else while this lives"]
 pub struct Write {
     machine: Arc<Shared>,
+    resource: ResourceName,
+    entered: Instant,
     slot: Option<Slot<ResourceName>>,
 }
 
 impl Drop for Write {
     fn drop(&mut self) {
+        let took = self.entered.elapsed();
+        if took > SLOW_WRITE {
+            self.machine.records.write(Record::SlowWrite { resource: self.resource.clone(), took });
+        }
         if let Some(slot) = self.slot.take() {
             self.machine.with(|state, now| state.registry.leave(slot, now));
         }
@@ -211,27 +279,39 @@ pub(super) fn stop(
     call: Incoming<'_, ResourceName>,
     all: bool,
     extras: Vec<(Option<ResourceName>, Struct)>,
-) -> impl Future<Output = Option<Vec<ResourceName>>> + Send + use<> {
-    let (sender, done) = oneshot::channel();
-    let over = machine.with(|state, now| {
-        for (resource, extra) in extras {
-            if let Some(stopper) = state.stoppers.get(resource.as_ref().unwrap_or(&call.resource)) {
-                stopper.with_extra(extra);
-            }
-        }
-        match state.registry.stop(call, all, now) {
-            Admitted::Run(ticket) | Admitted::Copy(ticket) => {
-                state.stops.entry(ticket).or_insert_with(|| StopWait(Vec::new())).0.push(sender);
-                None
-            }
-            Admitted::Over { ran } => Some(ran),
-        }
-    });
-    async move {
-        match over {
-            Some(true) => Some(Vec::new()),
-            Some(false) => None,
-            None => done.await.ok(),
+) -> Stopping {
+    machine.with(|state, now| begin_stop(state, call, all, extras, now))
+}
+
+/// Nothing can be admitted after it: the machine's last Stop.
+pub(super) fn last_stop(machine: &Arc<Shared>, call: Incoming<'_, ResourceName>) -> Stopping {
+    machine.with(|state, now| {
+        state.registry.close(now);
+        begin_stop(state, call, true, Vec::new(), now)
+    })
+}
+
+fn begin_stop(
+    state: &mut State,
+    call: Incoming<'_, ResourceName>,
+    all: bool,
+    extras: Vec<(Option<ResourceName>, Struct)>,
+    now: Instant,
+) -> Stopping {
+    let resource = call.resource.clone();
+    let (ticket, runs) = match state.registry.stop(call, all, now) {
+        Admitted::Run(ticket) => (ticket, true),
+        Admitted::Copy(ticket) => (ticket, false),
+        Admitted::Over { ran } => return Stopping { runs: false, outcome: StopOutcome::Over { ran } },
+    };
+    // What a copy says again its first has said: it must not wait for the next Stop, of somebody else. The drivers are called when the
+    // registry's outputs are drained, after this.
+    for (named, extra) in extras.into_iter().filter(|_| runs) {
+        if let Some(stopper) = state.stoppers.get(named.as_ref().unwrap_or(&resource)) {
+            stopper.with_extra(extra);
         }
     }
+    let (sender, done) = oneshot::channel();
+    state.stops.entry(ticket).or_insert_with(|| StopWait(Vec::new())).0.push(sender);
+    Stopping { runs, outcome: StopOutcome::Waits(done) }
 }

@@ -2,7 +2,9 @@
 
 mod call;
 mod deadline;
+mod record;
 mod stopper;
+mod watchdog;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,11 +19,14 @@ use session_core::{Connection, Order, Owner, SessionId};
 use tokio::sync::{Notify, broadcast, watch};
 
 use transport::BootClock;
+use transport::serve::PeerConnection;
 
 use crate::{DriverError, ResourceName};
-pub use call::{Admission, Call, Permit, Running, Write};
+pub use call::{Admission, Call, FailedStop, Permit, Running, Stopping, Write};
 use call::{Outcomes, StopWait};
+use record::{Record, Records};
 use stopper::Stopper;
+pub use watchdog::Watchdog;
 
 /// Events that a slow listener may be behind before it loses the oldest: a machine that loses a thousand clients at once is followed.
 const EVENTS: usize = 1024;
@@ -75,8 +80,11 @@ pub enum Event {
 #[derive(Clone)]
 pub struct Safety(Arc<Shared>);
 
+/// What tells the time of leases.
+type Clock = dyn Fn() -> Instant + Send + Sync;
+
 struct Shared {
-    clock: BootClock,
+    clock: Box<Clock>,
     window: Duration,
     state: Mutex<State>,
     /// Wakes the deadline thread when a deadline has become earlier.
@@ -84,6 +92,7 @@ struct Shared {
     /// Wakes those who wait for a gate.
     changed: Notify,
     events: broadcast::Sender<Event>,
+    records: Records,
 }
 
 struct State {
@@ -92,6 +101,11 @@ struct State {
     cancels: BTreeMap<Ticket, watch::Sender<Option<Why>>>,
     outcomes: Outcomes,
     stops: BTreeMap<Ticket, StopWait>,
+    /// What each driver said that failed to stop last.
+    stop_errors: BTreeMap<ResourceName, String>,
+    /// Where each session was last heard from.
+    contacts: BTreeMap<SessionId, Arc<PeerConnection>>,
+    watchdog: Option<Arc<dyn Watchdog>>,
     /// When the deadline thread wakes by itself.
     armed: Option<Instant>,
 }
@@ -99,9 +113,18 @@ struct State {
 impl Safety {
     /// A machine without resources. Its threads end within a second of the last clone.
     pub fn new(options: SafetyOptions) -> std::io::Result<Self> {
+        let clock = BootClock::new();
+        Self::on_clock(options, move || clock.now())
+    }
+
+    /// A machine whose leases end by another clock than the system's, which runs through suspend: for trials that suspend nothing.
+    pub fn on_clock(
+        options: SafetyOptions,
+        clock: impl Fn() -> Instant + Send + Sync + 'static,
+    ) -> std::io::Result<Self> {
         let SafetyOptions { window, max_sessions, policy } = options;
         let shared = Arc::new(Shared {
-            clock: BootClock::new(),
+            clock: Box::new(clock),
             window,
             state: Mutex::new(State {
                 registry: SessionRegistry::new(window, max_sessions, policy),
@@ -109,11 +132,15 @@ impl Safety {
                 cancels: BTreeMap::new(),
                 outcomes: Outcomes::default(),
                 stops: BTreeMap::new(),
+                stop_errors: BTreeMap::new(),
+                contacts: BTreeMap::new(),
+                watchdog: None,
                 armed: None,
             }),
             earlier: Condvar::new(),
             changed: Notify::new(),
             events: broadcast::Sender::new(EVENTS),
+            records: Records::start()?,
         });
         deadline::spawn(&shared)?;
         Ok(Self(shared))
@@ -122,6 +149,12 @@ impl Safety {
     /// What happens from now on.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.0.events.subscribe()
+    }
+
+    /// Kicks a watchdog from now on, as long as leases are watched over. One at most: a second takes the place of the first.
+    pub fn kick(&self, watchdog: Arc<dyn Watchdog>) {
+        self.0.lock().watchdog = Some(watchdog);
+        self.0.earlier.notify_one();
     }
 
     /// Adds a resource or replaces it. `parts`: the resources that its driver writes to.
@@ -160,6 +193,27 @@ impl Safety {
     /// A heartbeat.
     pub fn beat(&self, id: SessionId, owner: &Owner, order: Option<&Order>) -> Result<(), NoSession<ResourceName>> {
         self.0.with(|state, now| state.registry.beat(id, owner, order, now))
+    }
+
+    /// Notes where a session speaks from, for the list of sessions and the record of its end.
+    pub(crate) fn heard(&self, id: SessionId, from: &Arc<PeerConnection>) {
+        let mut state = self.0.lock();
+        if state.registry.is_live(id) {
+            state.contacts.insert(id, from.clone());
+        }
+    }
+
+    /// The live sessions, and where each was last heard from.
+    pub(crate) fn contacts(&self) -> Vec<(SessionId, Option<Arc<PeerConnection>>)> {
+        self.0.with(|state, now| {
+            state.registry.handle_timeout(now);
+            state.registry.sessions().map(|(id, _)| (id, state.contacts.get(&id).cloned())).collect()
+        })
+    }
+
+    /// Whether anything moves for this holder.
+    pub fn holds(&self, holder: Holder) -> bool {
+        self.0.lock().registry.holds(holder)
     }
 
     /// The live sessions.
@@ -202,45 +256,41 @@ impl Safety {
 
     /// Now, on the clock of leases.
     pub(crate) fn now(&self) -> Instant {
-        self.0.clock.now()
+        self.0.now()
     }
 
     /// A caller's Stop of `call.resource`, or of everything; `extras`: what its drivers are given, by name, `None` for `call.resource`.
-    /// They are called before this returns a future. The resources whose
-    /// Stop failed, or `None` for one that has nothing left to do and never ran.
+    /// They are called before this returns.
     pub fn stop(
         &self,
         call: Incoming<'_, ResourceName>,
         all: bool,
         extras: Vec<(Option<ResourceName>, Struct)>,
-    ) -> impl Future<Output = Option<Vec<ResourceName>>> + Send + use<> {
+    ) -> Stopping {
         call::stop(&self.0, call, all, extras)
-    }
-
-    /// The machine's own StopAll: raises every floor and calls every driver, without waiting for any.
-    pub fn order_stop_of_everything(&self) {
-        drop(self.stop_by_itself());
     }
 
     /// The machine's own StopAll; waits for its drivers, for at most `bound`. Those that did not stop.
     pub async fn stop_everything(&self, bound: Duration) -> Vec<ResourceName> {
-        match tokio::time::timeout(bound, self.stop_by_itself()).await {
-            Ok(failed) => failed.unwrap_or_default(),
-            Err(_) => self.0.lock().stoppers.keys().cloned().collect(),
-        }
+        self.stopped(call::stop(&self.0, by_itself(), true, Vec::new()), bound).await
     }
 
-    fn stop_by_itself(&self) -> impl Future<Output = Option<Vec<ResourceName>>> + Send + use<> {
-        let incoming = Incoming {
-            sid: None,
-            owner: &Owner([0; 32]),
-            otherwise: Holder::Module(0),
-            monitored: false,
-            resource: ResourceName::component("", ""),
-            order: None,
-            digest: 0,
-        };
-        self.stop(incoming, true, Vec::new())
+    /// The end of the machine: stops everything, for at most `bound`, and lets nothing move any more, whatever was admitted before and
+    /// whoever is still connected. Those that did not stop.
+    pub async fn close(&self, bound: Duration) -> Vec<ResourceName> {
+        self.stopped(call::last_stop(&self.0, by_itself()), bound).await
+    }
+
+    /// [`close`](Self::close) on this thread, for an end that no runtime survives. Whether every driver has returned.
+    pub fn close_now(&self, bound: Duration) -> bool {
+        call::last_stop(&self.0, by_itself()).wait(bound)
+    }
+
+    async fn stopped(&self, stopping: Stopping, bound: Duration) -> Vec<ResourceName> {
+        match tokio::time::timeout(bound, stopping.done()).await {
+            Ok(failed) => failed.unwrap_or_default().into_iter().map(|failed| failed.resource).collect(),
+            Err(_) => self.0.lock().stoppers.keys().cloned().collect(),
+        }
     }
 
     /// Ends a call: CancelOperation, or its deadline.
@@ -249,7 +299,25 @@ impl Safety {
     }
 }
 
+/// The machine as a caller.
+fn by_itself() -> Incoming<'static, ResourceName> {
+    const NOBODY: &Owner = &Owner([0; 32]);
+    Incoming {
+        sid: None,
+        owner: NOBODY,
+        otherwise: Holder::Module(0),
+        monitored: false,
+        resource: ResourceName::component("", ""),
+        order: None,
+        digest: 0,
+    }
+}
+
 impl Shared {
+    fn now(&self) -> Instant {
+        (self.clock)()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -257,7 +325,7 @@ impl Shared {
     /// Puts something to the registry and acts on what comes out, in its order.
     fn with<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
         let mut state = self.lock();
-        let now = self.clock.now();
+        let now = self.now();
         let answer = act(&mut state, now);
         let changed = self.drain(&mut state);
         let next = state.registry.poll_timeout().map(|(at, _)| at);
@@ -277,17 +345,20 @@ impl Shared {
         let mut changed = false;
         while let Some(output) = state.registry.poll_output() {
             match output {
-                MachineOutput::Stop { id, resource, .. } => match state.stoppers.get(&resource) {
+                MachineOutput::Stop { id, resource, cause } => match state.stoppers.get(&resource) {
                     Some(stopper) => stopper.stop(id),
-                    None => tracing::error!(%resource, "an actuator without a driver was to stop"),
+                    // Actuators and stoppers come and go together.
+                    None => self.records.write(Record::StopLost { resource, cause }),
                 },
                 MachineOutput::StopDone { of, failed } => {
                     if let Some(wait) = state.stops.remove(&of) {
-                        wait.done(failed);
+                        let told = |r: &ResourceName| state.stop_errors.get(r).cloned().unwrap_or_default();
+                        let failed = failed.into_iter().map(|resource| FailedStop { error: told(&resource), resource });
+                        wait.done(failed.collect());
                     }
                 }
                 MachineOutput::StopLost { resource, cause } => {
-                    tracing::error!(%resource, ?cause, "Stop was lost: the actuator may still be moving");
+                    self.records.write(Record::StopLost { resource: resource.clone(), cause });
                     self.tell(Event::StopLost { resource, cause });
                 }
                 MachineOutput::Cancel { ticket, why } => {
@@ -298,8 +369,11 @@ impl Shared {
                 MachineOutput::Forget(ticket) => state.outcomes.forget(ticket),
                 MachineOutput::Changed(_) => changed = true,
                 MachineOutput::Lapsed { holder, stopped, cause } => {
-                    let names: Vec<_> = stopped.iter().map(ToString::to_string).collect();
-                    tracing::info!(?holder, ?cause, stopped_resources = ?names, "expired");
+                    let contact = match holder {
+                        Holder::Session(id) => state.contacts.remove(&id),
+                        _ => None,
+                    };
+                    self.records.write(Record::Lapsed { holder, contact, stopped: stopped.clone(), cause });
                     self.tell(Event::Lapsed { holder, stopped, cause });
                 }
             }

@@ -8,6 +8,7 @@ use std::thread;
 use prost_types::Struct;
 use session_core::registry::{StopFailed, StopId};
 
+use super::record::Record;
 use super::{Actuator, Shared};
 use crate::ResourceName;
 
@@ -34,11 +35,19 @@ impl Stopper {
         let (theirs, resource) = (desk.clone(), resource.clone());
         thread::Builder::new().name(format!("stop {}", resource.name)).spawn(move || {
             while let Some((ids, extra)) = theirs.next() {
-                let result = stop(&*driver, extra.as_ref(), &resource);
+                let failed = stop(&*driver, extra.as_ref());
                 let Some(machine) = machine.upgrade() else { return };
-                for id in ids {
-                    machine.with(|state, now| state.registry.handle_stopped(id, result, now));
+                let result = if failed.is_none() { Ok(()) } else { Err(StopFailed) };
+                if let Some(error) = &failed {
+                    machine.records.write(Record::StopFailed { resource: resource.clone(), error: error.clone() });
                 }
+                machine.with(|state, now| {
+                    match failed {
+                        Some(error) => state.stop_errors.insert(resource.clone(), error),
+                        None => state.stop_errors.remove(&resource),
+                    };
+                    ids.iter().for_each(|id| state.registry.handle_stopped(*id, result, now));
+                });
             }
         })?;
         Ok(Self(desk))
@@ -85,17 +94,11 @@ impl Desk {
     }
 }
 
-/// A driver that panics has failed, and takes nobody with it (s23).
-fn stop(driver: &dyn Actuator, extra: Option<&Struct>, resource: &ResourceName) -> Result<(), StopFailed> {
+/// Why the driver did not stop, if it did not. One that panics has failed, and takes nobody with it (s23).
+fn stop(driver: &dyn Actuator, extra: Option<&Struct>) -> Option<String> {
     match catch_unwind(AssertUnwindSafe(|| driver.stop(extra))) {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => {
-            tracing::error!(%resource, %error, "failed to stop some resources");
-            Err(StopFailed)
-        }
-        Err(_) => {
-            tracing::error!(%resource, "failed to stop some resources: the driver panicked");
-            Err(StopFailed)
-        }
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some("its driver panicked".to_owned()),
     }
 }

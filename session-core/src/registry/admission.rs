@@ -13,6 +13,9 @@ impl<R: Ord + Clone> SessionRegistry<R> {
     /// before it passes a gate.
     pub fn admit(&mut self, call: Incoming<'_, R>, now: Instant) -> Result<Admitted, Refused<R>> {
         self.handle_timeout(now);
+        if self.closed {
+            return Err(Refused::Closed);
+        }
         let session = self.session_of(&call)?;
         let holder = self.holder_of(&call, session)?;
         let order = call.order.filter(|_| call.monitored).zip(session);
@@ -67,6 +70,13 @@ impl<R: Ord + Clone> SessionRegistry<R> {
             _ => self.stop_done(ticket),
         }
         Admitted::Run(ticket)
+    }
+
+    /// The machine ends: from now on no command is admitted and no gate opens, whatever was admitted before. Order a Stop of everything after
+    /// it: that one is the last word.
+    pub fn close(&mut self, now: Instant) {
+        self.handle_timeout(now);
+        self.closed = true;
     }
 
     /// What a numbered Stop has left to do: `None` to run it.

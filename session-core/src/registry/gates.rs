@@ -79,6 +79,9 @@ impl<R: Ord + Clone> SessionRegistry<R> {
     /// Asks to be inside the driver for one write. `resource` is the call's own, or one of its parts.
     pub fn enter(&mut self, ticket: Ticket, resource: &R, now: Instant) -> Result<Slot<R>, Shut> {
         self.handle_timeout(now);
+        if self.closed {
+            return Err(Shut::Revoked(Why::Stopped));
+        }
         let Some(call) = self.calls.get(&ticket) else { return Err(Shut::Revoked(Why::Cancelled)) };
         if let Some(why) = call.revoked {
             return Err(Shut::Revoked(why));

@@ -78,6 +78,11 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         Ok(())
     }
 
+    /// Whether a session lives.
+    pub fn is_live(&self, id: SessionId) -> bool {
+        self.sessions.contains_key(&id)
+    }
+
     /// Every live session with its owner.
     pub fn sessions(&self) -> impl Iterator<Item = (SessionId, Owner)> + '_ {
         self.sessions.iter().map(|(id, session)| (*id, session.owner))

@@ -95,6 +95,8 @@ pub struct SessionRegistry<R> {
     stops: BTreeMap<StopId, Stopping<R>>,
     waiting_stops: BTreeMap<Ticket, WaitingStop<R>>,
     timers: BTreeSet<(Instant, Timed<R>)>,
+    /// The machine ends: no gate opens any more.
+    closed: bool,
     outputs: VecDeque<MachineOutput<R>>,
 }
 
@@ -118,6 +120,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
             stops: BTreeMap::new(),
             waiting_stops: BTreeMap::new(),
             timers: BTreeSet::new(),
+            closed: false,
             outputs: VecDeque::new(),
         }
     }

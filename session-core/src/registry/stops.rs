@@ -120,7 +120,11 @@ impl<R: Ord + Clone> SessionRegistry<R> {
     }
 
     fn retry_stop(&mut self, stop: &Stopping<R>, now: Instant) {
-        let Some(gate) = self.gates.get_mut(&stop.resource) else { return };
+        let Some(gate) = self.gates.get_mut(&stop.resource) else {
+            // Its resource was removed meanwhile, and with it the driver: nobody is left to try again.
+            let (resource, cause) = (stop.resource.clone(), stop.cause);
+            return self.output(MachineOutput::StopLost { resource, cause });
+        };
         // A command has passed meanwhile: the actuator is somebody else's.
         if gate.floor != stop.floor || gate.retry.is_some() {
             return;

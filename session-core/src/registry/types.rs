@@ -91,6 +91,8 @@ pub enum Refused<R> {
     Policy,
     /// The caller's connection has ended meanwhile.
     CallerLeft,
+    /// The machine ends.
+    Closed,
 }
 
 /// Why a ticket does not pass its gate.

@@ -32,6 +32,8 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Unsent bytes per stream: replies of beats must not stand behind an image.
 const SEND_BUFFER: usize = 64 << 10;
+/// How long a connection that holds nothing may be gone before that is found out.
+const QUIET: Duration = Duration::from_secs(30);
 /// Largest request head, in bytes.
 const MAX_HEAD: usize = 64 << 10;
 
@@ -125,7 +127,8 @@ pub(super) async fn run<S, E>(
 {
     let options = &shared.options;
     cord.set_nodelay();
-    cord.set_user_timeout(Duration::from_secs(30));
+    cord.set_user_timeout(QUIET);
+    cord.set_keepalive(QUIET);
     let ended = match &options.tls {
         None => http(&shared, stream, cord, place, local, remote).await,
         Some(tls) => match timeout(options.handshake_timeout, TlsAcceptor::from(tls.clone()).accept(stream)).await {

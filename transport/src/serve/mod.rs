@@ -89,12 +89,14 @@ pub struct PeerConnection {
 }
 
 impl PeerConnection {
-    /// Tells the kernel how long sent data may stay unacknowledged: `max(2 W, 4 s)` while something of window W is held, else 30 s.
+    /// Tells the kernel how long the peer may say nothing, not even that it got what was sent or that it is there: `max(2 W, 4 s)` while something
+    /// of window W is held, else 30 s. Then the connection is closed.
     pub fn hold(&self, window: Option<Duration>) {
         let bound = window.map_or(Duration::from_secs(30), |w| (2 * w).max(Duration::from_secs(4)));
         let millis = u64::try_from(bound.as_millis()).unwrap_or(u64::MAX);
         if self.bound.swap(millis, Ordering::Relaxed) != millis {
             self.cord.set_user_timeout(bound);
+            self.cord.set_keepalive(bound);
         }
     }
 
