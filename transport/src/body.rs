@@ -82,7 +82,7 @@ impl<P: Send + Unpin + 'static> http_body::Body for Held<P> {
             Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
             Some(Err(e)) => {
                 this.place = None;
-                Poll::Ready(Some(Err(this.link.broken(&e))))
+                Poll::Ready(Some(Err(this.link.broken(&crate::link::chain(&e)))))
             }
             None => {
                 this.place = None;

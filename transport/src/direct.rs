@@ -17,7 +17,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::link::{Link, LinkId, LinkInfo, LinkKind, chain};
+use crate::http2::{Http2, PLACES};
+use crate::link::{CloseReason, Link, LinkId, LinkInfo, LinkKind, chain};
 use crate::sever::{Cord, Severable, Socket};
 
 /// What HTTP/2, TLS and the kernel may each hold of unsent data: everything in these queues stands before a beat.
@@ -222,7 +223,9 @@ where
         .await
         .map_err(|e| (Stage::Http2, chain(&e), false))?;
     stages(Stage::Http2, started.elapsed());
-    Ok(Link::start(info, cord, sender, connection))
+    // The connection owns the stream: the socket is closed with it, whoever still holds the link.
+    let connection = async move { connection.await.err().map(|e| CloseReason::Broken(chain(&e))) };
+    Ok(Link::start(info, Box::new(Http2 { cord, sender }), PLACES, connection))
 }
 
 fn advice(error: &io::Error, address: &Address) -> String {

@@ -1,4 +1,4 @@
-//! Makes [`Link`]s: gRPC over one HTTP/2 connection, both ends. Never retries, ranks or hears of sessions.
+//! Makes [`Link`]s: gRPC over one HTTP/2 connection or one WebRTC data channel, both ends. Never retries, ranks or hears of sessions.
 //!
 //! A link is one live connection. It dies once and never reconnects by itself; whoever holds it learns of its end from
 //! [`Link::closed`]. [`direct::connect`] makes one over TCP, with or without TLS, or over a Unix socket; the machine's end is
@@ -7,6 +7,7 @@
 mod body;
 mod clock;
 pub mod direct;
+mod http2;
 mod link;
 pub mod message;
 #[cfg(feature = "server")]

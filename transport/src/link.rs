@@ -7,17 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http2::SendRequest;
+use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::Status;
 
 use crate::Body;
-use crate::body::{Cut, Held};
-use crate::sever::Cord;
-
-/// Ordinary calls that a link carries at once. The rest wait in the link: hyper holds everything back behind one stream
-/// that is over the peer's limit, which is 100 until its settings arrive and 200 at most servers; eight stay free for [`Lane::Reserved`].
-pub(crate) const ORDINARY: usize = 92;
+use crate::webrtc::CandidatePair;
 
 /// Unacknowledged data ends a connection that holds no session after this long.
 const IDLE_USER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,6 +44,8 @@ pub enum LinkKind {
     Direct,
     /// gRPC over a Unix socket.
     Unix,
+    /// gRPC over a WebRTC data channel whose first selected pair was this; [`Link::pair`] tells the present one.
+    WebRtc(CandidatePair),
 }
 
 /// What is known of a link from its first moment on.
@@ -60,9 +57,9 @@ pub struct LinkInfo {
     pub kind: LinkKind,
     /// Whether it is encrypted and the machine's name was proven.
     pub encrypted: bool,
-    /// Our end, for sockets that have one.
+    /// Our end, for sockets that have one; over WebRTC that of the first selected pair.
     pub local: Option<SocketAddr>,
-    /// The machine's end, for sockets that have one.
+    /// The machine's end, likewise.
     pub remote: Option<SocketAddr>,
     /// When the connection stood.
     pub since: Instant,
@@ -97,7 +94,7 @@ impl fmt::Display for CloseReason {
 /// Which places of a link a call may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lane {
-    /// Calls of the program: at most 92 at once, the rest wait.
+    /// Calls of the program: at most 92 at once (248 over WebRTC), the rest wait.
     Ordinary,
     /// Stop, beats and probes: they never wait for a place.
     Reserved,
@@ -112,15 +109,39 @@ pub struct CallError {
     pub never_written: bool,
 }
 
+/// What carries a link's calls: one connection that is there already.
+pub(crate) trait Carrier: Send + Sync {
+    /// Sends a call for `link`; `place` is given up when the response's body ends or is dropped.
+    fn send(&self, link: &Link, request: http::Request<Body>, place: Option<OwnedSemaphorePermit>) -> Sent;
+    /// Ends the connection at once. Idempotent: the first reason stays.
+    fn sever(&self, why: &'static str);
+    /// Why it was severed, if it was.
+    fn severed(&self) -> Option<&'static str>;
+    /// How long sent data may stay unacknowledged.
+    fn bound_silence(&self, bound: Duration);
+    /// An orderly end is near: what is queued is to arrive.
+    fn closes(&self);
+    /// When a byte was last read.
+    fn last_read(&self) -> Instant;
+    /// Bytes read and written so far.
+    fn bytes(&self) -> (u64, u64);
+    /// The selected pair, where there are pairs.
+    fn pair(&self) -> Option<CandidatePair>;
+}
+
+/// A call on its way.
+pub(crate) type Sent = BoxFuture<'static, Result<http::Response<Body>, CallError>>;
+
 /// One live connection to a machine. Clones are the same connection.
 #[derive(Clone)]
 pub struct Link(Arc<Shared>);
 
 struct Shared {
     info: LinkInfo,
-    cord: Arc<Cord>,
-    sender: SendRequest<Cut>,
+    carrier: Box<dyn Carrier>,
+    /// Places for ordinary calls.
     ordinary: Arc<Semaphore>,
+    places: u32,
     closing: AtomicBool,
     reason: OnceLock<CloseReason>,
     closed: watch::Receiver<bool>,
@@ -135,38 +156,37 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    /// Takes over a connection that has just been made and drives it in a task until its end.
-    pub(crate) fn start<F>(info: LinkInfo, cord: Arc<Cord>, sender: SendRequest<Cut>, connection: F) -> Self
+    /// Takes over a connection that has just been made and drives it in a task until its end. `places` ordinary calls may be out
+    /// at once. `connection` resolves with how it broke, or `None` where it ended in order.
+    pub(crate) fn start<F>(info: LinkInfo, carrier: Box<dyn Carrier>, places: u32, connection: F) -> Self
     where
-        F: Future<Output = Result<(), hyper::Error>> + Send + 'static,
+        F: Future<Output = Option<CloseReason>> + Send + 'static,
     {
         let (ended, closed) = watch::channel(false);
         let (finish, mut finishing) = watch::channel(false);
-        cord.set_user_timeout(IDLE_USER_TIMEOUT);
+        carrier.bound_silence(IDLE_USER_TIMEOUT);
         let link = Self(Arc::new(Shared {
             info,
-            cord,
-            sender,
-            ordinary: Arc::new(Semaphore::new(ORDINARY)),
+            carrier,
+            ordinary: Arc::new(Semaphore::new(places as usize)),
+            places,
             closing: AtomicBool::new(false),
             reason: OnceLock::new(),
             closed,
             finish,
         }));
         let weak = Arc::downgrade(&link.0);
-        let cord = link.0.cord.clone();
         tokio::spawn(async move {
             let mut connection = std::pin::pin!(connection);
             let done = tokio::select! {
                 done = &mut connection => done,
                 // Every sender is gone or an orderly close was asked for and nothing is out any more.
-                _ = finishing.wait_for(|f| *f) => Ok(()),
+                _ = finishing.wait_for(|f| *f) => None,
             };
             if let Some(shared) = weak.upgrade() {
-                let reason = shared.why(done.err());
-                let _ = shared.reason.set(reason);
+                let _ = shared.reason.set(shared.why(done));
+                shared.carrier.sever("the connection ended");
             }
-            cord.sever("the connection ended");
             let _ = ended.send(true);
         });
         link
@@ -215,36 +235,7 @@ impl Link {
         if self.0.closing.load(Ordering::Relaxed) || self.is_closed().is_some() {
             return Err(self.never_written());
         }
-        let (mut head, body) = request.into_parts();
-        self.complete(&mut head);
-        let (cut, pulled) = Cut::new(body);
-        let mut sender = self.0.sender.clone();
-        match sender.try_send_request(http::Request::from_parts(head, cut)).await {
-            Ok(response) => {
-                let (head, body) = response.into_parts();
-                let body = Body::new(Held { body, link: self.clone(), place });
-                Ok(http::Response::from_parts(head, body))
-            }
-            Err(mut e) => {
-                let returned = e.take_message().is_some();
-                let never_written = returned || !pulled.load(Ordering::Relaxed) && refused(e.error());
-                Err(CallError { status: self.broken(e.error()), never_written })
-            }
-        }
-    }
-
-    /// HTTP/2 wants scheme and authority in every request; a service below generated clients sees only the path.
-    fn complete(&self, head: &mut http::request::Parts) {
-        if head.uri.authority().is_some() {
-            return;
-        }
-        let scheme = if self.0.info.encrypted { "https" } else { "http" };
-        let authority = self.0.info.remote.map_or_else(|| "localhost".to_owned(), |a| a.to_string());
-        let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
-        if let Ok(uri) = http::Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build() {
-            head.uri = uri;
-        }
-        head.version = http::Version::HTTP_2;
+        self.0.carrier.send(self, request, place).await
     }
 
     /// Resolves when the link is dead, for every clone and however often.
@@ -260,13 +251,13 @@ impl Link {
         if let Some(reason) = self.0.reason.get() {
             return Some(reason.clone());
         }
-        self.0.cord.severed().map(CloseReason::Severed)
+        self.0.carrier.severed().map(CloseReason::Severed)
     }
 
     /// Ends it at once: reads and writes fail, the descriptor is closed, what is queued is thrown away.
     pub fn sever(&self, why: &'static str) {
         let _ = self.0.reason.set(CloseReason::Severed(why));
-        self.0.cord.sever(why);
+        self.0.carrier.sever(why);
     }
 
     /// Ends it in order: no new calls; the connection closes when those that are out have ended.
@@ -274,11 +265,11 @@ impl Link {
         if self.0.closing.swap(true, Ordering::Relaxed) {
             return;
         }
-        self.0.cord.set_abortive(false);
+        self.0.carrier.closes();
         let (ordinary, shared) = (self.0.ordinary.clone(), self.0.clone());
         tokio::spawn(async move {
             // All places free means that no ordinary call is out.
-            let _all = ordinary.acquire_many(ORDINARY as u32).await;
+            let _all = ordinary.acquire_many(shared.places).await;
             let _ = shared.reason.set(CloseReason::Closed);
             let _ = shared.finish.send(true);
         });
@@ -288,62 +279,59 @@ impl Link {
     /// 30 s.
     pub fn hold(&self, window: Option<Duration>) {
         let bound = window.map_or(IDLE_USER_TIMEOUT, |w| (2 * w).max(MIN_HELD_USER_TIMEOUT));
-        self.0.cord.set_user_timeout(bound);
+        self.0.carrier.bound_silence(bound);
     }
 
     /// When a byte was last read.
     pub fn last_read(&self) -> Instant {
-        self.0.cord.last_read()
+        self.0.carrier.last_read()
     }
 
-    /// Bytes read and written since the connection's start, TLS included.
+    /// Bytes read and written since the connection's start, with TLS's where it is spoken.
     pub fn bytes(&self) -> (u64, u64) {
-        self.0.cord.bytes()
+        self.0.carrier.bytes()
+    }
+
+    /// The pair that packets go between now; `None` where the link is not over WebRTC.
+    pub fn pair(&self) -> Option<CandidatePair> {
+        self.0.carrier.pair()
     }
 
     /// The address as it stands in errors.
-    fn address(&self) -> String {
-        self.0.info.remote.map_or_else(|| "a Unix socket".to_owned(), |a| a.to_string())
+    pub(crate) fn address(&self) -> String {
+        match (self.pair(), self.0.info.remote) {
+            (Some(pair), _) => format!("{} (WebRTC, {})", pair.remote.address, pair.remote.kind),
+            (None, Some(remote)) => remote.to_string(),
+            (None, None) => "a Unix socket".to_owned(),
+        }
     }
 
-    fn never_written(&self) -> CallError {
+    pub(crate) fn never_written(&self) -> CallError {
         let why = self.is_closed().unwrap_or(CloseReason::Closed);
         let status = Status::unavailable(format!("not connected to the machine at {}: {why}", self.address()));
         CallError { status, never_written: true }
     }
 
-    /// The status of a call whose stream or connection broke.
-    pub(crate) fn broken(&self, error: &hyper::Error) -> Status {
+    /// The status of a call whose stream or connection broke, in the transport's words.
+    pub(crate) fn broken(&self, how: &dyn fmt::Display) -> Status {
         if let Some(why) = self.is_closed() {
             return Status::unavailable(format!("connection to the machine at {} lost: {why}", self.address()));
         }
-        Status::unavailable(format!("call to the machine at {} broke: {}", self.address(), chain(error)))
+        Status::unavailable(format!("call to the machine at {} broke: {how}", self.address()))
     }
 }
 
 impl Shared {
-    fn why(&self, error: Option<hyper::Error>) -> CloseReason {
-        if let Some(why) = self.cord.severed() {
+    fn why(&self, done: Option<CloseReason>) -> CloseReason {
+        if let Some(why) = self.carrier.severed() {
             return CloseReason::Severed(why);
         }
-        match error {
+        match done {
             None if self.closing.load(Ordering::Relaxed) => CloseReason::Closed,
             None => CloseReason::ByPeer,
-            Some(e) => CloseReason::Broken(chain(&e)),
+            Some(reason) => reason,
         }
     }
-}
-
-/// Whether the peer said that it did not process the stream (RFC 9113 section 8.7).
-fn refused(error: &hyper::Error) -> bool {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(e) = source {
-        if e.to_string().contains("refused stream") {
-            return true;
-        }
-        source = e.source();
-    }
-    false
 }
 
 /// An error with its causes, which hyper keeps out of its own text.
