@@ -164,6 +164,8 @@ pub(crate) struct Shared {
     pub address: String,
     /// The link that carries calls.
     pub primary: ArcSwapOption<Carrier>,
+    /// The link that would carry calls this instant if the primary died.
+    pub standby: ArcSwapOption<Carrier>,
     /// All links, by number.
     pub links: arc_swap::ArcSwap<std::collections::BTreeMap<LinkId, Arc<Carrier>>>,
     /// Steps with every change of `primary` or of `swapping`.

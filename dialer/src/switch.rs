@@ -187,6 +187,11 @@ impl LinkSwitch {
         self.shared.primary.load().as_deref().filter(|carrier| !carrier.gone()).map(LinkView::of)
     }
 
+    /// The link that is warm and proven, and takes over at once when the primary dies.
+    pub fn standby(&self) -> Option<LinkView> {
+        self.shared.standby.load().as_deref().filter(|carrier| !carrier.gone()).map(LinkView::of)
+    }
+
     /// Every link that may still carry something, oldest first.
     pub fn live_links(&self) -> Vec<LinkView> {
         self.shared

@@ -2,5 +2,7 @@
 
 mod calls;
 mod dial;
+mod failover;
 mod hedge;
 mod machine;
+mod proxy;

@@ -153,6 +153,10 @@ impl Finder {
         Self { options, resolver: Arc::default() }
     }
 
+    pub(crate) fn options(&self) -> &FinderOptions {
+        &self.options
+    }
+
     /// Asks every source that fits the address, all at the same time. Needs a Tokio runtime. The search is over after 1.2 s at most.
     pub fn find(&self, address: &MachineAddress) -> Search {
         // Answers are read as they come; sixteen is what one interface may tell.

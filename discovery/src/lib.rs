@@ -5,6 +5,7 @@
 pub mod answer;
 mod browse;
 mod finder;
+mod listen;
 mod mdns;
 mod memory;
 pub mod name;
@@ -13,6 +14,7 @@ mod responder;
 
 pub use browse::{Browse, BrowseError, Sighting};
 pub use finder::{Finder, FinderOptions, Found, Search, Source, SourceError};
+pub use listen::Announcements;
 pub use memory::Memory;
 pub use name::{AddressError, MachineAddress, MachineName};
 pub use responder::{Responder, ResponderOptions};

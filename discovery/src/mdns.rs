@@ -19,7 +19,7 @@ pub(crate) const ASKED_AT: [Duration; 3] = [Duration::ZERO, Duration::from_milli
 /// When nobody is waited for any longer: an answer to the last question has had half a second.
 pub(crate) const GIVEN_UP_AFTER: Duration = Duration::from_millis(1000);
 /// The largest packet read; mDNS packets fit in 9,000 bytes (RFC 6762 section 17).
-const MAX_PACKET: usize = 9000;
+pub(crate) const MAX_PACKET: usize = 9000;
 
 /// Where the question goes.
 #[derive(Clone, Debug)]
@@ -118,4 +118,29 @@ pub(crate) fn ask_everywhere(networks: Vec<Network>, name: &MachineName, port: u
         });
     }
     receiver
+}
+
+/// A socket that hears the group on one interface only, beside other responders of this computer, and answers from the group's port.
+pub(crate) fn open_group(network: &Network, port: u16) -> io::Result<UdpSocket> {
+    let domain = if network.own.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    match network.own {
+        IpAddr::V4(own) => {
+            socket.set_multicast_all_v4(false)?;
+            socket.join_multicast_v4(&Ipv4Addr::new(224, 0, 0, 251), &own)?;
+            socket.set_multicast_if_v4(&own)?;
+            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+        }
+        IpAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            socket.set_multicast_all_v6(false)?;
+            socket.join_multicast_v6(&Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb), network.index)?;
+            socket.set_multicast_if_v6(network.index)?;
+            socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+        }
+    }
+    UdpSocket::from_std(socket.into())
 }

@@ -6,14 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::answer::{Advertisement, announcements, answer, wants_unicast};
-use crate::mdns::{Network, networks};
+use crate::mdns::{Network, networks, open_group};
 
 /// How often the interfaces are looked at. A cable that was plugged in is answered on at most this much later.
 const REFRESH: Duration = Duration::from_secs(3);
@@ -114,7 +113,7 @@ impl Answered {
                 open.send_if_modified(|known| std::mem::replace(known, addresses.clone()) != addresses);
                 continue;
             }
-            match open(&network, self.options.port) {
+            match open_group(&network, self.options.port) {
                 Ok(socket) => {
                     let (sender, receiver) = watch::channel(addresses);
                     let (of, port, leaving) = (self.of.clone(), self.options.port, self.leaving.clone());
@@ -214,29 +213,4 @@ fn group(network: &Network, port: u16) -> SocketAddr {
         IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::new(224, 0, 0, 251), port)),
         IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb), port)),
     }
-}
-
-/// A socket that hears the group on one interface only, beside other responders of this computer, and answers from the group's port.
-fn open(network: &Network, port: u16) -> io::Result<UdpSocket> {
-    let domain = if network.own.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    match network.own {
-        IpAddr::V4(own) => {
-            socket.set_multicast_all_v4(false)?;
-            socket.join_multicast_v4(&Ipv4Addr::new(224, 0, 0, 251), &own)?;
-            socket.set_multicast_if_v4(&own)?;
-            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
-        }
-        IpAddr::V6(_) => {
-            socket.set_only_v6(true)?;
-            socket.set_multicast_all_v6(false)?;
-            socket.join_multicast_v6(&Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb), network.index)?;
-            socket.set_multicast_if_v6(network.index)?;
-            socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
-        }
-    }
-    UdpSocket::from_std(socket.into())
 }

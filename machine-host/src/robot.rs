@@ -183,11 +183,16 @@ impl RobotService for Robot {
     }
 
     async fn get_version(&self, _: Request<GetVersionRequest>) -> Result<Response<GetVersionResponse>, Status> {
-        Ok(Response::new(GetVersionResponse {
+        let mut response = Response::new(GetVersionResponse {
             platform: "lifeline".to_owned(),
             version: self.version.clone(),
             api_version: API_VERSION.to_owned(),
-        }))
+        });
+        // The answer to a client's probes says which process of the machine is at the other end of the link.
+        if let Ok(boot) = self.boot.parse() {
+            response.metadata_mut().insert(BOOT_HEADER, boot);
+        }
+        Ok(response)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::prospect::{FIRST_PAUSE, LUXURY_CAP, Prospect, backoff};
+use super::prospect::{BETTER_CAP, FIRST_PAUSE, LUXURY_CAP, Prospect, backoff};
 use super::*;
 
 /// DNS addresses are tried this far apart, in the order they are told (RFC 8305 asks for 250 ms between whole machines;
@@ -11,9 +11,10 @@ const DNS_STAGGER: Duration = Duration::from_millis(50);
 /// Near addresses are tried this far apart: a handshake on a local network takes less, and several at once slow each other down, most of all
 /// at a small machine's end. The next one does not wait where one fails.
 pub(super) const NEAR_STAGGER: Duration = Duration::from_millis(4);
-/// The sources are asked again this often while hunting, and while only a better or second link is looked for.
+/// The sources are asked again this often while hunting, and while only a better or a second link is looked for.
 const SEARCH_HUNTING: Duration = Duration::from_secs(2);
-const SEARCH_LUXURY: Duration = Duration::from_secs(15);
+const SEARCH_BETTER: Duration = Duration::from_secs(5);
+const SEARCH_SECOND: Duration = Duration::from_secs(15);
 
 /// The dial or hunt under way.
 #[derive(Debug)]
@@ -21,6 +22,7 @@ pub(super) struct Hunt {
     searching: Option<Attempt>,
     /// The sources were asked, and whether their answers were conclusive.
     answered: Option<bool>,
+    asked_once: bool,
     next_search: Option<Instant>,
     /// When the next DNS address may start.
     dns_next: Instant,
@@ -38,6 +40,7 @@ impl Hunt {
         Self {
             searching: None,
             answered: None,
+            asked_once: false,
             next_search: None,
             dns_next: now,
             near_next: now,
@@ -82,7 +85,12 @@ impl RouteAgent {
         if self.hunt.searching == Some(of) {
             self.hunt.searching = None;
             self.hunt.answered = Some(conclusive);
-            let pause = if self.primary.is_none() { SEARCH_HUNTING } else { SEARCH_LUXURY };
+            self.hunt.asked_once = true;
+            let pause = match self.primary.and_then(|primary| self.lines.get(&primary)).map(|line| line.facts.tier) {
+                None => SEARCH_HUNTING,
+                Some(Tier::LanDirect) => SEARCH_SECOND,
+                Some(_) => SEARCH_BETTER,
+            };
             self.hunt.next_search = Some(now + self.jittered(pause));
             if self.limited() && conclusive && self.prospects.is_empty() {
                 self.end(Verdict::Unknown);
@@ -101,7 +109,7 @@ impl RouteAgent {
                 known.candidate.origin = candidate.origin;
             }
             let soon = now + FIRST_PAUSE;
-            if fresh && !known.refused && known.failures > 0 && known.next.is_none_or(|next| next > soon) {
+            if fresh && !known.refused && known.next.is_none_or(|next| next > soon) {
                 known.next = Some(soon);
             }
             return;
@@ -120,6 +128,7 @@ impl RouteAgent {
             eager: None,
             deaths: 0,
             tried: false,
+            proven: false,
         };
         self.prospects.insert(candidate.route, prospect);
     }
@@ -221,6 +230,14 @@ impl RouteAgent {
         better || both_silent || (self.standby_wanted() && self.standby.is_none() && !leaving)
     }
 
+    /// The first dial is over: what had to wait for its next round waits no more.
+    pub(super) fn free_prospects(&mut self) {
+        let since = self.hunt.started;
+        for prospect in self.prospects.values_mut().filter(|prospect| !prospect.refused) {
+            prospect.next.get_or_insert(since);
+        }
+    }
+
     /// Starts and cancels attempts.
     pub(super) fn pursue(&mut self, now: Instant) {
         let routes: Vec<Route> = self.prospects.keys().cloned().collect();
@@ -238,12 +255,21 @@ impl RouteAgent {
         self.end_round_early(now);
     }
 
+    /// The longest wait between two attempts. A better route that was told is taken within a second of working.
+    fn retry_cap(&self, prospect: &Prospect) -> Duration {
+        match self.primary.and_then(|primary| self.lines.get(&primary)) {
+            Some(primary) if prospect.candidate.tier < primary.facts.tier => BETTER_CAP,
+            Some(_) => LUXURY_CAP,
+            None if prospect.proven => BETTER_CAP,
+            None => prospect.candidate.origin.retry_cap(),
+        }
+    }
+
     fn launch(&mut self, route: &Route, now: Instant) {
         let limited = self.limited();
         let attempt = self.attempt();
-        let luxury = self.primary.is_some();
-        let Some(cap) = self.prospects.get(route).map(|prospect| prospect.candidate.origin.retry_cap()) else { return };
-        let pause = self.jittered(if luxury { LUXURY_CAP } else { cap });
+        let Some(cap) = self.prospects.get(route).map(|prospect| self.retry_cap(prospect)) else { return };
+        let pause = self.jittered(cap);
         let Some(prospect) = self.prospects.get_mut(route) else { return };
         prospect.next = (!limited).then(|| now + pause);
         if prospect.patient.is_none() {
@@ -256,7 +282,9 @@ impl RouteAgent {
 
     fn cancel(&mut self, route: &Route) {
         let Some(prospect) = self.prospects.get_mut(route) else { return };
-        for (attempt, _) in [prospect.patient.take(), prospect.eager.take()].into_iter().flatten() {
+        for (attempt, started) in [prospect.patient.take(), prospect.eager.take()].into_iter().flatten() {
+            // It was not wanted any more: that is no failure, and it may be wanted again at once.
+            prospect.next = Some(prospect.next.map_or(started, |next| next.min(started)));
             self.outputs.push_back(Output::Cancel { attempt });
         }
     }
@@ -283,12 +311,11 @@ impl RouteAgent {
 
     pub(super) fn attempt_failed(&mut self, route: &Route, why: Failure, now: Instant) {
         let limited = self.limited();
-        let luxury = self.primary.is_some();
+        let Some(cap) = self.prospects.get(route).map(|prospect| self.retry_cap(prospect)) else { return };
         let Some(prospect) = self.prospects.get_mut(route) else { return };
         prospect.failures = prospect.failures.saturating_add(1);
         prospect.tried = true;
         prospect.refused |= why.verdict;
-        let cap = if luxury { LUXURY_CAP } else { prospect.candidate.origin.retry_cap() };
         let pause = backoff(prospect.failures - 1, cap);
         let pause = self.jittered(pause);
         if let Some(prospect) = self.prospects.get_mut(route) {
@@ -368,6 +395,18 @@ impl RouteAgent {
         let Some(primary) = self.primary.and_then(|primary| self.lines.get(&primary)) else { return !self.limited() };
         self.policy.reconnect
             && (primary.facts.tier != Tier::LanDirect || (self.standby_wanted() && self.standby.is_none()))
+    }
+
+    /// A machine that appears on the local network says so: whoever is on a worse route, or on none, hears of it at once.
+    /// Not before the sources were asked once: most dials are over by then.
+    pub(super) fn choose_listening(&mut self) {
+        let best = self.primary.and_then(|primary| self.lines.get(&primary)).map(|line| line.facts.tier);
+        let given_up = self.phase == Phase::Over || (self.phase == Phase::Connected && !self.policy.reconnect);
+        let wanted = !given_up && self.hunt.asked_once && best != Some(Tier::LanDirect);
+        if wanted != self.listening {
+            self.listening = wanted;
+            self.outputs.push_back(Output::Listen { on: wanted });
+        }
     }
 
     pub(super) fn hunt_deadlines(&self, each: &mut dyn FnMut(Instant, Timer)) {

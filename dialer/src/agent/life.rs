@@ -14,6 +14,10 @@ const PROBES_KEPT: usize = 8;
 /// A validation that was not answered is asked again.
 const VALIDATION: Duration = Duration::from_secs(1);
 
+/// Calls on a link that answers nothing and that nothing replaced are decided this long after it was given up: twice the
+/// flap of a second that must cost nothing (s68).
+const UNDECIDED: Duration = Duration::from_secs(2);
+
 impl RouteAgent {
     /// A call or beat left on the link. Need not be told again before the next sign of life.
     pub fn handle_sent(&mut self, link: LinkId, now: Instant) {
@@ -110,6 +114,7 @@ impl RouteAgent {
             Health::Dead if self.muted == Some(link) => {
                 line.health = Health::Good;
                 self.muted = None;
+                self.undecided = None;
                 self.tell(Event::Alive { link });
             }
             Health::Dead => {
@@ -224,6 +229,9 @@ impl RouteAgent {
     }
 
     pub(super) fn life_deadlines(&self, each: &mut dyn FnMut(Instant, Timer)) {
+        if let (Some(_), Some(at)) = (self.muted, self.undecided) {
+            each(at, Timer::Dead);
+        }
         for (link, line) in &self.lines {
             if let Role::Leaving { until, .. } = line.role {
                 each(until, Timer::Drain);
@@ -259,6 +267,12 @@ impl RouteAgent {
     }
 
     pub(super) fn life_due(&mut self, now: Instant) {
+        if let Some(link) = self.muted
+            && self.undecided.is_some_and(|at| at <= now)
+        {
+            self.undecided = None;
+            self.outputs.push_back(Output::Decide { link });
+        }
         let links: Vec<LinkId> = self.lines.keys().copied().collect();
         for link in links {
             self.line_due(link, now);
@@ -343,6 +357,10 @@ impl RouteAgent {
         }
         self.tell(Event::Dead { link });
         if webrtc {
+            if lone {
+                // Nobody made it suspect, so nobody has moved it yet.
+                self.outputs.push_back(Output::MovePair { link });
+            }
             self.outputs.push_back(Output::RestartIce { link });
         }
         match standby {
@@ -363,6 +381,7 @@ impl RouteAgent {
                 self.end_hedge();
                 self.primary = None;
                 self.muted = Some(link);
+                self.undecided = Some(now + UNDECIDED);
                 self.lost_primary(now);
             }
             _ => self.drain(link, now + REDEMPTION_LIMIT, Demotion::Dead),

@@ -51,6 +51,8 @@ pub(super) struct Line {
     pub health: Health,
     pub validation: Validation,
     pub carried_unheld_motion: bool,
+    /// The machine's process, where its answers name it.
+    pub boot: Option<u128>,
     /// Smoothed round trip: from probes only, starting at the handshake's.
     pub rtt: Duration,
     pub stalled: bool,
@@ -80,6 +82,7 @@ impl Line {
             health: Health::Good,
             validation: Validation::Unasked,
             carried_unheld_motion: false,
+            boot: None,
             rtt: facts.rtt,
             stalled: false,
             trial,

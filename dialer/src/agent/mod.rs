@@ -69,6 +69,8 @@ pub struct RouteAgent {
     primary: Option<LinkId>,
     /// The link that was primary and fell silent with nothing to replace it: one answer makes it primary again.
     muted: Option<LinkId>,
+    /// When what is out on the muted link is decided.
+    undecided: Option<Instant>,
     standby: Option<LinkId>,
     told: Told,
     told_standby: Option<LinkId>,
@@ -76,6 +78,8 @@ pub struct RouteAgent {
     held: Held,
     peer: Peer,
     hunt: Hunt,
+    /// Whether announcements on the local network are listened to.
+    listening: bool,
     /// Since when a link of the primary's tier has been better by the margin of [`rank::overtakes`].
     overtaking: Option<(LinkId, Instant)>,
 }
@@ -93,6 +97,7 @@ impl RouteAgent {
             lines: BTreeMap::new(),
             primary: None,
             muted: None,
+            undecided: None,
             standby: None,
             told: Told::Nothing,
             told_standby: None,
@@ -100,6 +105,7 @@ impl RouteAgent {
             held: Held::Nothing,
             peer: Peer::Stock,
             hunt: Hunt::new(now),
+            listening: false,
             overtaking: None,
         };
         agent.tell(Event::Hunting);
@@ -142,6 +148,10 @@ impl RouteAgent {
         self.lines.insert(link, Line::new(route.clone(), facts, trial, now));
         self.tell(Event::Connected { route, link });
         self.won(link, now);
+        if self.primary.is_some() {
+            // Whether it is the same process decides whether it may stand by, also while nothing is held.
+            self.probe(link, now);
+        }
         self.settle(now);
     }
 
@@ -169,6 +179,15 @@ impl RouteAgent {
             if carried {
                 self.lost_primary(now);
             }
+        }
+        self.settle(now);
+    }
+
+    /// A probe's answer named the machine's process.
+    pub fn handle_process(&mut self, link: LinkId, boot: u128, now: Instant) {
+        self.advance(now);
+        if let Some(line) = self.lines.get_mut(&link) {
+            line.boot = Some(boot);
         }
         self.settle(now);
     }
@@ -315,6 +334,7 @@ impl RouteAgent {
         self.choose_hedge();
         self.dismiss_links(now);
         self.pursue(now);
+        self.choose_listening();
     }
 
     fn drain(&mut self, link: LinkId, until: Instant, why: Demotion) {

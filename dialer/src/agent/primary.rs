@@ -56,12 +56,13 @@ impl RouteAgent {
             .map(|(link, line)| rank::as_primary(*link, &line.facts, line.rtt, line.health != Health::Good))
             .min();
         if let Some(best) = best {
-            let muted = self.muted.take();
-            self.use_link(best.link);
-            if let Some(old) = muted.filter(|old| *old != best.link) {
+            let muted = self.muted.take().filter(|old| *old != best.link);
+            // Nothing that is still queued on the silent link may act after the first call on the new one.
+            if let Some(old) = muted {
                 self.outputs.push_back(Output::Abort { link: old });
                 self.remove(old);
             }
+            self.use_link(best.link);
         } else if self.told != Told::Nothing {
             let swapping = self.lines.values().any(|line| {
                 line.role == Role::Open && line.health != Health::Dead && line.validation != Validation::Foreign
@@ -102,7 +103,10 @@ impl RouteAgent {
     pub(super) fn use_link(&mut self, link: LinkId) {
         self.end_hedge();
         self.primary = Some(link);
-        self.phase = Phase::Connected;
+        if self.phase == Phase::Dialing {
+            self.phase = Phase::Connected;
+            self.free_prospects();
+        }
         if self.standby == Some(link) {
             self.standby = None;
         }

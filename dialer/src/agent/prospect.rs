@@ -6,7 +6,9 @@ use super::*;
 
 /// The first pause after a failure; doubles up to the origin's cap.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause while a link carries calls and another would only be better, or stand by.
+/// The longest pause where an address is known, and where one would be better than what there is.
+pub(super) const BETTER_CAP: Duration = Duration::from_secs(1);
+/// The longest pause while a link carries calls and another would only stand by.
 pub(super) const LUXURY_CAP: Duration = Duration::from_secs(5);
 /// A link over a route that died is used again after this long of answers; doubles with every death, up to the limit.
 const PENANCE: Duration = Duration::from_secs(3);
@@ -31,12 +33,15 @@ pub(super) struct Prospect {
     pub deaths: u32,
     /// Failed in this round of a limited dial.
     pub tried: bool,
+    /// It led to the machine before.
+    pub proven: bool,
 }
 
 impl Prospect {
     pub fn connected(&mut self, now: Instant) {
         self.failures = 0;
         self.next = Some(now);
+        self.proven = true;
     }
 
     /// Its link closed: tried again at once, unless that keeps happening.

@@ -7,6 +7,11 @@ use super::*;
 /// How long a route that led to a foreign owner or another process is left alone while another link lives.
 const FOREIGN_BAN: Duration = Duration::from_secs(60);
 
+/// What a client that holds nothing goes by: processes that name themselves are told apart, others are not.
+fn same_process(a: Option<u128>, b: Option<u128>) -> bool {
+    a.zip(b).is_none_or(|(a, b)| a == b)
+}
+
 impl RouteAgent {
     pub(super) fn standby_wanted(&self) -> bool {
         match self.policy.standby {
@@ -35,7 +40,7 @@ impl RouteAgent {
     }
 
     fn best_standby(&self, primary: LinkId) -> Option<LinkId> {
-        let facts = self.lines.get(&primary)?.facts;
+        let (facts, boot) = self.lines.get(&primary).map(|line| (line.facts, line.boot))?;
         let rank = |link: LinkId, line: &Line| {
             let silent = line.health != Health::Good || !self.valid(line);
             // Round trips wander: between equals the one that is standby already stays.
@@ -49,6 +54,7 @@ impl RouteAgent {
                     && line.role == Role::Open
                     && line.health != Health::Dead
                     && line.validation != Validation::Foreign
+                    && same_process(line.boot, boot)
                     && (self.policy.relayed_standby || line.facts.tier != Tier::WebRtcRelayed)
             })
             .min_by_key(|(link, line)| rank(**link, line))

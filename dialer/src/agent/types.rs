@@ -297,6 +297,11 @@ pub enum Output {
         /// Names this search.
         attempt: Attempt,
     },
+    /// Listen to what machines announce on the local network, or no longer. What is heard of this one is a candidate.
+    Listen {
+        /// Whether to.
+        on: bool,
+    },
     /// Make a link; answer with `handle_connected` or `handle_failed`.
     Connect {
         /// Names this try.
@@ -358,6 +363,12 @@ pub enum Output {
         until: Instant,
         /// What becomes of its calls.
         why: Demotion,
+    },
+    /// The link has answered nothing for long, and nothing has replaced it: what is out on it is decided now (s50), while
+    /// the link itself is kept and may answer again.
+    Decide {
+        /// Which.
+        link: LinkId,
     },
     /// Sever the link at once.
     Abort {

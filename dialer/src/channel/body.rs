@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
@@ -115,8 +116,8 @@ impl http_body::Body for Prefixed {
 
 /// What was read of a reply.
 pub(super) enum Collected {
-    /// All of it.
-    Complete(Body),
+    /// All of it, and its trailers.
+    Complete(Body, Option<HeaderMap>),
     /// More than a copy may hold: the rest follows as it comes.
     Large(Body),
 }
@@ -127,18 +128,18 @@ pub(super) async fn collect(mut body: Body) -> Result<Collected, Status> {
     let mut size = 0;
     loop {
         if body.is_end_stream() {
-            return Ok(Collected::Complete(Body::new(frames)));
+            return Ok(Collected::Complete(Body::new(frames), None));
         }
         let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
         match frame {
-            None => return Ok(Collected::Complete(Body::new(frames))),
+            None => return Ok(Collected::Complete(Body::new(frames), None)),
             Some(Err(status)) => return Err(status),
             Some(Ok(frame)) => {
                 size += frame.data_ref().map_or(0, Bytes::len);
-                let last = frame.is_trailers();
+                let trailers = frame.trailers_ref().cloned();
                 frames.frames.push_back(frame);
-                if last {
-                    return Ok(Collected::Complete(Body::new(frames)));
+                if trailers.is_some() {
+                    return Ok(Collected::Complete(Body::new(frames), trailers));
                 }
                 if size > REPLY_LIMIT {
                     frames.rest = Some(body);

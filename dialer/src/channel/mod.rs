@@ -98,7 +98,7 @@ async fn run(
         };
         again += 1;
         if again >= MOST_SENDS || !may_send_again(&envelope, &broken, again) {
-            return Err(broken.status(shared, &carrier));
+            return broken.outcome(shared, &carrier);
         }
         tracing::debug!(path = envelope.parts.uri.path(), again, "sending a call again on the next link");
     }
@@ -113,7 +113,7 @@ fn may_send_again(envelope: &Envelope, broken: &Broken, again: u32) -> bool {
     let possible = envelope.payload.repeatable() || broken.body_untouched(envelope);
     let allowed = match plan.class {
         DialClass::Read { .. } => plan.copyable || broken.never_ran(),
-        DialClass::Motion if plan.numbered => true,
+        DialClass::Motion if plan.numbered => broken.route_died,
         // Not sent yet: it waits for the end of a swap, if one is under way.
         DialClass::Motion | DialClass::Stop => broken.never_written && again == 1,
         DialClass::Other => (plan.numbered || broken.never_ran()) && again == 1,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -80,7 +80,7 @@ pub(super) struct Broken {
     pub not_run: bool,
     /// The link is dead; otherwise the call alone failed.
     pub route_died: bool,
-    /// The machine answered all the same: what it said stands if nothing better comes.
+    /// The machine, or something before it, answered all the same: what it said stands if nothing better comes.
     answer: Option<Response<Body>>,
 }
 
@@ -94,10 +94,15 @@ impl Broken {
         matches!(&envelope.payload, Payload::Once(Some(_)))
     }
 
-    pub fn status(self, shared: &Shared, carrier: &Carrier) -> Status {
-        if let Some(answer) = self.answer {
-            return Status::from_header_map(answer.headers()).unwrap_or(self.status);
+    /// What the caller is told: the answer as it came, or why there is none.
+    pub fn outcome(self, shared: &Shared, carrier: &Carrier) -> Result<Response<Body>, Status> {
+        match self.answer {
+            Some(answer) => Ok(answer),
+            None => Err(self.status(shared, carrier)),
         }
+    }
+
+    fn status(self, shared: &Shared, carrier: &Carrier) -> Status {
         if !self.route_died {
             return self.status;
         }
@@ -228,17 +233,20 @@ fn exchange(
         }
         let (head, body) = reply.into_parts();
         match collect(body).await {
-            Ok(Collected::Complete(body)) => {
+            Ok(Collected::Complete(body, trailers)) => {
+                let not_run = trailers.iter().chain([&head.headers]).any(not_run);
+                let no_answer = head.status != StatusCode::OK;
                 let reply = Response::from_parts(head, body);
-                if not_run(reply.headers()) {
+                if not_run || no_answer {
                     return Err(Broken {
                         status: Status::aborted("the machine did not run the call"),
                         never_written: false,
-                        not_run: true,
+                        not_run,
                         route_died: false,
                         answer: Some(reply),
                     });
                 }
+                forget_large(&shared, path.path());
                 Ok(reply)
             }
             Ok(Collected::Large(body)) => {
@@ -266,6 +274,15 @@ fn not_run(headers: &HeaderMap) -> bool {
 fn is_large(shared: &Shared, envelope: &Envelope) -> bool {
     let path = envelope.parts.uri.path();
     shared.large.lock().is_ok_and(|large| large.contains(path))
+}
+
+/// The last reply decides.
+fn forget_large(shared: &Shared, path: &str) {
+    if let Ok(mut large) = shared.large.lock()
+        && !large.is_empty()
+    {
+        large.remove(path);
+    }
 }
 
 fn remember_large(shared: &Shared, path: &str) {

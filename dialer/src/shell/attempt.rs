@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderValue, Request};
 use http_body_util::Full;
+use machine_api::BOOT_HEADER;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::sync::mpsc;
@@ -18,7 +19,7 @@ use crate::options::Admit;
 
 /// A probe that is out for longer is forgotten; the agent judged it long before.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
-/// The cheapest call of existing machines; UNIMPLEMENTED is an answer too.
+/// The cheapest call of every machine, ours names its process in the answer; UNIMPLEMENTED is an answer too.
 const PROBE: &str = "/viam.robot.v1.RobotService/GetVersion";
 /// gRPC's framing of an empty message: not compressed, length 0.
 const EMPTY: Bytes = Bytes::from_static(&[0; 5]);
@@ -130,8 +131,10 @@ pub(super) async fn probe(
     }
     let began = Instant::now();
     let answer = tokio::time::timeout(PROBE_LIMIT, link.call(request, Lane::Reserved)).await;
-    if let Ok(Ok(_)) = answer {
-        let _ = inputs.send(Input::Probed { attempt, rtt: began.elapsed() });
+    if let Ok(Ok(answer)) = answer {
+        let named = answer.headers().get(BOOT_HEADER).and_then(|value| value.to_str().ok());
+        let boot = named.and_then(|text| u128::from_str_radix(text, 16).ok());
+        let _ = inputs.send(Input::Probed { attempt, link: link.info().id, rtt: began.elapsed(), boot });
     }
 }
 

@@ -1,11 +1,13 @@
 //! The task that runs the agent: waits for the next thing, feeds it in, does what comes out.
 
 mod attempt;
+mod changes;
 mod network;
 mod outputs;
 mod sources;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -24,6 +26,7 @@ use crate::flight::{DialError, Recorder};
 use crate::options::{Admit, DialOptions};
 use crate::switch::{First, LinkSwitch, RouteEvent, Told};
 use attempt::{Maker, Tls};
+use changes::Changes;
 use network::{Network, SleepWatch};
 use sources::{Remembering, Sources};
 
@@ -44,7 +47,8 @@ pub(crate) enum Input {
     Connected { attempt: Attempt, route: Route, link: Link, authorization: Option<HeaderValue> },
     Failed { attempt: Attempt, why: Failure },
     Closed { link: LinkId, why: CloseReason },
-    Probed { attempt: Attempt, rtt: Duration },
+    Heard(SocketAddr),
+    Probed { attempt: Attempt, link: LinkId, rtt: Duration, boot: Option<u128> },
 }
 
 /// What a search reports.
@@ -70,6 +74,7 @@ impl Dialer {
         let shared = Arc::new(Shared {
             address: address.clone(),
             primary: ArcSwapOption::empty(),
+            standby: ArcSwapOption::empty(),
             links: ArcSwap::default(),
             changed: watch::Sender::new(Signpost::default()),
             hedges: AtomicU32::new(0),
@@ -111,6 +116,7 @@ impl Dialer {
             wake,
             traffic: None,
             searching: None,
+            listening: None,
             attempts: BTreeMap::new(),
             origins: BTreeMap::new(),
             carriers: BTreeMap::new(),
@@ -149,6 +155,8 @@ struct Task {
     /// While there is traffic: when the last call was seen.
     traffic: Option<Instant>,
     searching: Option<AbortHandle>,
+    /// Hears what machines announce on the local network.
+    listening: Option<AbortHandle>,
     attempts: BTreeMap<Attempt, (AbortHandle, Route)>,
     /// Who told of a route first; bounded by the agent's candidates.
     origins: BTreeMap<Route, Origin>,
@@ -161,9 +169,8 @@ struct Task {
 
 impl Task {
     async fn run(mut self) {
+        let mut changes = Changes::new();
         // The runtime's timers are exact to a millisecond: nothing that is due at once may wait for one.
-        let mut poll = tokio::time::interval_at(tokio::time::Instant::now() + network::POLL, network::POLL);
-        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let done = loop {
             self.perform();
             let due = self.agent.poll_timeout().map(|(at, _)| at);
@@ -187,7 +194,7 @@ impl Task {
                 Some(found) = self.found.recv() => self.handle_found(found),
                 () = self.wake.rung() => self.traffic = Some(Instant::now()),
                 () = sleep_until(next) => self.agent.handle_timeout(Instant::now()),
-                _ = poll.tick() => self.watch_network(),
+                () = changes.look() => self.watch_network(),
             }
             if self.traffic.is_some() {
                 self.read_meters();
@@ -236,13 +243,19 @@ impl Task {
                 self.attempts.remove(&attempt);
                 self.connected(attempt, route, link, authorization, now);
             }
+            Input::Heard(address) => self.handle_found(Found::Candidate(Route::Direct(address), Origin::Mdns)),
             Input::Closed { link, why } => {
                 tracing::debug!(%link, %why, "link closed");
                 self.carriers.remove(&link);
                 self.agent.handle_closed(link, now);
                 self.tell(RouteEvent::Closed { link, why });
             }
-            Input::Probed { attempt, rtt } => self.agent.handle_probe(attempt, rtt, now),
+            Input::Probed { attempt, link, rtt, boot } => {
+                self.agent.handle_probe(attempt, rtt, now);
+                if let Some(boot) = boot {
+                    self.agent.handle_process(link, boot, now);
+                }
+            }
         }
     }
 
@@ -305,6 +318,9 @@ impl Task {
         if self.sleep.slept() {
             changes.push(NetChange::Resumed);
         }
+        if !changes.is_empty() && self.listening.is_some() {
+            self.listen(true);
+        }
         for change in changes {
             tracing::debug!(?change, "the network changed");
             self.agent.handle_network_changed(change, now);
@@ -348,10 +364,9 @@ impl Task {
         for (abort, _) in self.attempts.values() {
             abort.abort();
         }
-        if let Some(searching) = &self.searching {
-            searching.abort();
-        }
+        self.searching.iter().chain(&self.listening).for_each(AbortHandle::abort);
         self.shared.primary.store(None);
+        self.shared.standby.store(None);
         self.shared.links.store(Arc::default());
         self.shared.changed.send_modify(|sign| *sign = Signpost { over: true, swapping: false, swaps: sign.swaps + 1 });
         self.carriers.values().for_each(|served| served.carrier.link.close());

@@ -4,17 +4,19 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use if_addrs::IfOperStatus;
+
 use crate::agent::{NetChange, Tier};
 
-/// How often the interfaces are read. Reading them takes some 50 microseconds.
-pub(super) const POLL: Duration = Duration::from_secs(1);
 /// The clock that runs through suspend is ahead of the one that stands still by more than this: the computer slept.
 const SLEPT: Duration = Duration::from_millis(500);
 
-/// Our addresses with the lengths of their prefixes.
+/// Our addresses with the lengths of their prefixes, and the ways out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Network {
     ours: BTreeSet<(IpAddr, u8)>,
+    /// The kernel's table of IPv4 routes, as it prints it: another gateway is another network, whatever the addresses.
+    ways: String,
 }
 
 impl Network {
@@ -22,12 +24,14 @@ impl Network {
         let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
         let ours = interfaces
             .into_iter()
+            // An interface without carrier keeps its addresses; nothing leaves from them.
+            .filter(|interface| interface.oper_status == IfOperStatus::Up)
             .map(|interface| match interface.addr {
                 if_addrs::IfAddr::V4(v4) => (IpAddr::V4(v4.ip), u32::from(v4.netmask).count_ones() as u8),
                 if_addrs::IfAddr::V6(v6) => (IpAddr::V6(v6.ip), u128::from(v6.netmask).count_ones() as u8),
             })
             .collect();
-        Self { ours }
+        Self { ours, ways: ways() }
     }
 
     /// LAN: an on-link prefix of one of our interfaces, and ourselves. A host route of 32 or 128 bits is no LAN.
@@ -55,6 +59,16 @@ impl Network {
         }
         changes
     }
+}
+
+#[cfg(target_os = "linux")]
+fn ways() -> String {
+    std::fs::read_to_string("/proc/net/route").unwrap_or_default()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ways() -> String {
+    String::new()
 }
 
 fn same_prefix(a: u128, b: u128, length: u8, bits: u8) -> bool {
@@ -99,7 +113,8 @@ mod tests {
     use super::*;
 
     fn network(ours: &[(&str, u8)]) -> Network {
-        Network { ours: ours.iter().map(|(address, length)| (address.parse().unwrap(), *length)).collect() }
+        let ours = ours.iter().map(|(address, length)| (address.parse().unwrap(), *length)).collect();
+        Network { ours, ways: String::new() }
     }
 
     #[test]
@@ -128,6 +143,8 @@ mod tests {
         assert_eq!(after.since(&before), [NetChange::Lost("10.0.0.1".parse().unwrap())]);
         assert_eq!(before.since(&after), [NetChange::Changed]);
         assert_eq!(before.since(&before), []);
+        let elsewhere = Network { ways: "another gateway".into(), ..before.clone() };
+        assert_eq!(elsewhere.since(&before), [NetChange::Changed]);
     }
 
     #[test]

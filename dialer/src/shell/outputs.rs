@@ -43,6 +43,7 @@ impl Task {
                     old.abort();
                 }
             }
+            Output::Listen { on } => self.listen(on),
             Output::Connect { attempt, route } => self.connect(attempt, route, now),
             Output::Cancel { attempt } => {
                 if let Some((task, route)) = self.attempts.remove(&attempt) {
@@ -83,6 +84,11 @@ impl Task {
                 self.tell(RouteEvent::NoRoute { swapping });
             }
             Output::Drain { link, why, .. } => self.drain(link, why),
+            Output::Decide { link } => {
+                if let Some(carrier) = self.carrier(link) {
+                    carrier.standing.send_replace(Standing::Lost);
+                }
+            }
             Output::Abort { link } => {
                 if let Some(served) = self.carriers.remove(&link) {
                     served.carrier.standing.send_replace(Standing::Lost);
@@ -90,6 +96,16 @@ impl Task {
                 }
             }
             Output::Event(event) => self.event(event, now),
+        }
+    }
+
+    /// Listens to the machine's announcements on the interfaces of now, or no longer.
+    pub(super) fn listen(&mut self, on: bool) {
+        if let Some(before) = self.listening.take() {
+            before.abort();
+        }
+        if on && let Some(listen) = self.sources.listen(self.inputs.clone()) {
+            self.listening = Some(tokio::spawn(listen).abort_handle());
         }
     }
 
@@ -167,7 +183,10 @@ impl Task {
             }
             // What is out on it is decided when it is drained; with nothing to replace it, it may still be answered.
             Event::Dead { link } => tracing::info!(%link, "no answer: nothing new goes over the link"),
-            Event::Standby { link } => self.tell(RouteEvent::Standby { link }),
+            Event::Standby { link } => {
+                self.shared.standby.store(link.and_then(|link| self.carrier(link)));
+                self.tell(RouteEvent::Standby { link });
+            }
             Event::Foreign { link } => self.tell(RouteEvent::Foreign { link }),
             Event::Verdict(verdict) => self.gave_up(&verdict, now),
             // Hedges and closes are told where they are done.

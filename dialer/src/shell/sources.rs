@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use tokio::sync::mpsc;
 
-use super::Found;
+use super::{Found, Input};
 use crate::agent::{Attempt, Origin, Route};
 use discovery::{Finder, FinderOptions, MachineAddress, MachineName, Memory, Source, SourceError};
 
@@ -19,6 +19,14 @@ pub(super) struct Sources {
 impl Sources {
     pub fn new(target: MachineAddress, options: FinderOptions) -> Self {
         Self { target, finder: Arc::new(Finder::new(options)) }
+    }
+
+    /// Hears the machine's announcements, for as long as it runs; `None` where there is nothing to hear.
+    pub fn listen(&self, inputs: mpsc::UnboundedSender<Input>) -> Option<impl Future<Output = ()> + Send + 'static> {
+        match &self.target {
+            MachineAddress::Machine(name) => Some(listen(self.finder.clone(), name.clone(), inputs)),
+            _ => None,
+        }
     }
 
     /// One search, to its end.
@@ -38,6 +46,16 @@ impl Sources {
             };
             // An error means that the dialer is closed.
             let _ = found.send(Found::Done { search, conclusive }).await;
+        }
+    }
+}
+
+/// Reports every address that the machine announces.
+async fn listen(finder: Arc<Finder>, name: MachineName, inputs: mpsc::UnboundedSender<Input>) {
+    let mut announcements = finder.listen(&name);
+    while let Some(found) = announcements.next().await {
+        if found.grpc && inputs.send(Input::Heard(found.address)).is_err() {
+            return;
         }
     }
 }

@@ -83,7 +83,7 @@ async fn s57_an_unreachable_machine_fails_after_three_attempts_naming_them() {
     assert_eq!(json["tries"][0]["result"]["stage"], "tcp");
 }
 
-fn certificate(name: &str) -> (String, String) {
+pub fn certificate(name: &str) -> (String, String) {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
     (made.cert.pem(), made.signing_key.serialize_pem())
 }

@@ -25,6 +25,7 @@ async fn pair() -> (Machine, Arc<Carrier>, Machine, Arc<Carrier>, MachineChannel
     let shared = Arc::new(Shared {
         address: "the machine".into(),
         primary: ArcSwapOption::from(Some(primary.clone())),
+        standby: ArcSwapOption::empty(),
         links: ArcSwap::default(),
         changed: watch::Sender::default(),
         hedges: AtomicU32::new(0),
@@ -100,6 +101,45 @@ async fn an_error_of_one_copy_waits_for_the_other() {
     primary.standing.send_replace(Standing::Lost);
     out.await.unwrap().unwrap();
     assert_eq!(third.seen(READ), 1);
+}
+
+/// A read is out on both links; returns its call once both machines have it.
+async fn copied(first: &Machine, second: &Machine, channel: &MachineChannel) -> tokio::task::JoinHandle<usize> {
+    let channel = channel.clone();
+    let out = tokio::spawn(async move { call(&channel, request(READ)).await.unwrap() });
+    first.arrival(READ, 1).await;
+    second.arrival(READ, 1).await;
+    out
+}
+
+#[tokio::test]
+async fn s92_an_answer_without_its_trailers_does_not_win() {
+    let (first, primary, second, standby, channel) = pair().await;
+    first.mute(1);
+    second.unfinished();
+    primary.standing.send_replace(Standing::Hedged(standby));
+    let out = copied(&first, &second, &channel).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!out.is_finished(), "the standby's answer is not complete");
+    // The primary is given up, and with it the call's first copy: the other goes on, and ends with its link.
+    primary.standing.send_replace(Standing::Lost);
+    channel.shared.primary.store(Some(carrier(&Machine::start().await).await));
+    second.cut();
+    assert_eq!(out.await.unwrap(), 5);
+}
+
+#[tokio::test]
+async fn what_a_proxy_says_is_no_answer_while_another_copy_is_out() {
+    let (first, primary, second, standby, channel) = pair().await;
+    first.mute(1);
+    second.refuse(503);
+    primary.standing.send_replace(Standing::Hedged(standby.clone()));
+    let out = copied(&first, &second, &channel).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!out.is_finished(), "503 comes from no machine");
+    primary.standing.send_replace(Standing::Lost);
+    // Nothing better came: what was said stands, as it was said.
+    assert_eq!(out.await.unwrap(), 5);
 }
 
 #[tokio::test]

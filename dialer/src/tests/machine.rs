@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -27,6 +28,8 @@ use discovery::MachineAddress;
 pub const READ: &str = "/viam.component.motor.v1.MotorService/GetPosition";
 pub const MOTION: &str = "/viam.component.base.v1.BaseService/SetVelocity";
 pub const OTHER: &str = "/viam.component.motor.v1.MotorService/DoCommand";
+/// A call whose answer never ends: a frame every few milliseconds.
+pub const VIDEO: &str = "/acme.v1.Camera/Video";
 pub const STOP: &str = "/viam.component.base.v1.BaseService/Stop";
 
 /// No test waits longer for something that should happen.
@@ -40,9 +43,23 @@ pub struct Script {
     mute: AtomicU64,
     /// Bytes of a reply.
     size: AtomicU64,
+    /// Replies end without their trailers, that is: not at all.
+    unfinished: AtomicBool,
+    /// Replies are refused by something that is no gRPC server.
+    status: AtomicU16,
+    /// Each call as it came: path, order header, body.
+    pub calls: Mutex<Vec<Seen>>,
     pub arrived: Notify,
     pub authorization: Mutex<Option<HeaderValue>>,
     connections: Mutex<Vec<Arc<PeerConnection>>>,
+}
+
+/// A call as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub path: String,
+    pub order: Option<HeaderValue>,
+    pub body: Bytes,
 }
 
 #[derive(Clone)]
@@ -76,6 +93,18 @@ impl Machine {
 
     pub fn mute(&self, calls: u64) {
         self.script.mute.store(calls, Ordering::SeqCst);
+    }
+
+    pub fn unfinished(&self) {
+        self.script.unfinished.store(true, Ordering::SeqCst);
+    }
+
+    pub fn refuse(&self, status: u16) {
+        self.script.status.store(status, Ordering::SeqCst);
+    }
+
+    pub fn calls(&self, path: &str) -> Vec<Seen> {
+        self.script.calls.lock().unwrap().iter().filter(|call| call.path == path).cloned().collect()
     }
 
     pub fn reply_size(&self, bytes: u64) {
@@ -144,7 +173,9 @@ impl Service<Request<Body>> for Scripted {
         Box::pin(async move {
             let path = request.uri().path().to_owned();
             *script.authorization.lock().unwrap() = request.headers().get("authorization").cloned();
-            let _ = request.into_body().collect().await;
+            let order = request.headers().get(machine_api::ORDER_HEADER).cloned();
+            let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            script.calls.lock().unwrap().push(Seen { path: path.clone(), order, body });
             *script.seen.lock().unwrap().entry(path.clone()).or_default() += 1;
             script.arrived.notify_waiters();
             let probe = path.ends_with("/GetVersion");
@@ -152,14 +183,33 @@ impl Service<Request<Body>> for Scripted {
             if !probe && script.mute.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
                 std::future::pending::<()>().await;
             }
+            if path == VIDEO {
+                let frames = futures_util::stream::unfold((), |()| async {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    Some((Ok::<_, Status>(Frame::data(Bytes::from_static(&[0; 1024]))), ()))
+                });
+                return Ok(Response::new(Body::new(StreamBody::new(frames))));
+            }
             let size = usize::try_from(script.size.load(Ordering::SeqCst)).unwrap();
             let mut message = vec![0];
             message.extend_from_slice(&u32::try_from(size).unwrap().to_be_bytes());
             message.resize(5 + size, 7);
             let mut trailers = HeaderMap::new();
             trailers.insert("grpc-status", HeaderValue::from_static("0"));
-            let body = Full::new(Bytes::from(message)).with_trailers(std::future::ready(Some(Ok(trailers))));
+            let ended = script.unfinished.load(Ordering::SeqCst) && !probe;
+            let trailers = async move {
+                if ended {
+                    std::future::pending::<()>().await;
+                }
+                Some(Ok(trailers))
+            };
+            let body = Full::new(Bytes::from(message)).with_trailers(Box::pin(trailers));
             let mut response = Response::new(Body::new(body));
+            if let Ok(status) = http::StatusCode::from_u16(script.status.load(Ordering::SeqCst))
+                && !probe
+            {
+                *response.status_mut() = status;
+            }
             response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
             Ok(response)
         })

@@ -117,7 +117,7 @@ fn a_new_link_replaces_the_silent_one() {
     let new = rig.connect(2, facts(LAN, 2));
     let used = rig.position(|output| *output == Output::Use { link: new }).unwrap();
     let aborted = rig.position(|output| *output == Output::Abort { link: old }).unwrap();
-    assert!(used < aborted);
+    assert!(aborted < used, "what is queued on the old link never acts after a call on the new one");
 }
 
 #[test]
@@ -129,6 +129,21 @@ fn s68_a_flap_of_one_second_without_a_standby_reconnects_nothing() {
     rig.pass(MS * 200, &[link]);
     assert_eq!(rig.agent.primary(), Some(link));
     assert!(!rig.saw(|output| matches!(output, Output::Abort { .. })));
+}
+
+#[test]
+fn s50_what_is_out_on_a_silent_link_is_decided_after_two_seconds() {
+    let (mut rig, link) = Rig::connected(Policy::default());
+    rig.agent.handle_sent(link, rig.now);
+    rig.collect();
+    rig.pass(MS * 2300, &[]);
+    assert!(!rig.saw(|output| *output == Output::Decide { link }));
+    rig.pass(MS * 200, &[]);
+    assert!(rig.saw(|output| *output == Output::Decide { link }));
+    assert!(!rig.saw(|output| matches!(output, Output::Abort { .. } | Output::Drain { .. })), "the link is kept");
+    rig.agent.handle_life(link, Sign::Reply, rig.now);
+    rig.collect();
+    assert!(rig.used(link));
 }
 
 #[test]

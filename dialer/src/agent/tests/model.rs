@@ -23,6 +23,7 @@ enum Step {
     Held(u8),
     Net(u8),
     Motion(u8),
+    Process(u8, u8),
     Done(bool),
     Pass(u16),
     Timers(u8),
@@ -43,6 +44,7 @@ fn step() -> impl Strategy<Value = Step> {
         (0..4u8).prop_map(Step::Held),
         (0..4u8).prop_map(Step::Net),
         any::<u8>().prop_map(Step::Motion),
+        (any::<u8>(), 0..2u8).prop_map(|(n, boot)| Step::Process(n, boot)),
         any::<bool>().prop_map(Step::Done),
         (0..700u16).prop_map(Step::Pass),
         (1..12u8).prop_map(Step::Timers),
@@ -68,6 +70,7 @@ struct Model {
     tiers: BTreeMap<Route, Tier>,
     using: Option<LinkId>,
     hedging: bool,
+    listening: bool,
     ids: u64,
 }
 
@@ -86,6 +89,7 @@ impl Model {
             tiers: BTreeMap::new(),
             using: None,
             hedging: false,
+            listening: false,
             ids: 0,
         }
     }
@@ -156,6 +160,7 @@ impl Model {
                 self.refused.clear();
                 self.agent.handle_network_changed(change, now);
             }
+            Step::Process(n, boot) => self.agent.handle_process(self.link(n), u128::from(boot), now),
             Step::Motion(n) => self.agent.handle_unheld_motion(self.link(n), now),
             Step::Done(conclusive) => {
                 if let Some(search) = self.search.take() {
@@ -187,6 +192,10 @@ impl Model {
         let mut before: Option<LinkId> = self.using;
         while let Some(output) = self.agent.poll_output() {
             match output {
+                Output::Listen { on } => {
+                    assert_ne!(on, self.listening, "said twice");
+                    self.listening = on;
+                }
                 Output::Search { attempt } => assert_eq!(self.search.replace(attempt), None, "two searches at once"),
                 Output::Connect { attempt, route } => {
                     assert!(!self.refused.contains(&route), "a verdict is not asked for twice: {route}");
@@ -224,7 +233,9 @@ impl Model {
                         self.using = None;
                     }
                 }
-                Output::MovePair { link } | Output::RestartIce { link } => assert!(self.links.contains(&link)),
+                Output::MovePair { link } | Output::RestartIce { link } | Output::Decide { link } => {
+                    assert!(self.links.contains(&link))
+                }
                 Output::Event(_) => {}
             }
         }

@@ -73,6 +73,21 @@ fn the_first_link_is_used_at_once_and_losers_are_dropped() {
 }
 
 #[test]
+fn a_loser_of_the_first_dial_is_tried_again_when_a_standby_is_wanted() {
+    let mut rig = Rig::new(Policy::default());
+    for n in 1..4 {
+        rig.near(n, Origin::Remembered, LAN);
+    }
+    rig.fail(3, false);
+    let link = rig.connect(2, facts(LAN, 1));
+    rig.out.clear();
+    rig.hold(0, Peer::Ours { boot: 1 });
+    assert!(rig.attempt(1).is_some(), "it lost the race, which is no failure");
+    assert!(rig.attempt(3).is_some(), "it failed in the first dial's only round so far");
+    assert_eq!(rig.agent.primary(), Some(link));
+}
+
+#[test]
 fn a_better_tier_is_promoted_as_soon_as_it_connects() {
     let mut rig = Rig::new(Policy::default());
     rig.candidate(1, Origin::Dns, Tier::WanDirect);

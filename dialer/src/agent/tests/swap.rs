@@ -105,6 +105,54 @@ fn another_path_makes_the_better_standby() {
 }
 
 #[test]
+fn while_nothing_is_held_another_process_does_not_stand_by() {
+    let (mut rig, primary) = Rig::connected(Policy { standby: StandbyPolicy::Always, ..Policy::default() });
+    rig.near(2, Origin::Given, LAN);
+    let second = rig.connect(2, facts(LAN, 2));
+    assert!(rig.saw(|output| matches!(output, Output::Probe { link, .. } if *link == second)), "asked which one it is");
+    assert_eq!(rig.agent.standby(), Some(second), "a stock machine does not say");
+    rig.agent.handle_process(primary, 1, rig.now);
+    rig.agent.handle_process(second, 2, rig.now);
+    rig.collect();
+    assert_eq!(rig.agent.standby(), None);
+}
+
+#[test]
+fn the_local_network_is_listened_to_while_the_route_is_worse() {
+    let mut rig = Rig::new(Policy::default());
+    let listens = |rig: &Rig, on| rig.saw(|output| *output == Output::Listen { on });
+    rig.candidate(1, Origin::Dns, Tier::WanDirect);
+    let wan = rig.connect(1, facts(Tier::WanDirect, 1));
+    assert!(!listens(&rig, true), "the sources have not even answered");
+    rig.done(true);
+    assert!(listens(&rig, true));
+    rig.pass(Duration::from_secs(60), &[wan]);
+    // The machine announces itself: the link is there at once, and the better route is used.
+    rig.near(2, Origin::Mdns, LAN);
+    let lan = rig.connect(2, facts(LAN, 2));
+    assert!(rig.used(lan));
+    assert!(listens(&rig, false));
+}
+
+#[test]
+fn a_better_route_that_does_not_answer_is_tried_every_second_and_at_once_when_it_is_announced() {
+    let mut rig = Rig::new(Policy::default());
+    rig.near(2, Origin::Mdns, LAN);
+    rig.candidate(1, Origin::Dns, Tier::WanDirect);
+    let wan = rig.connect(1, facts(Tier::WanDirect, 1));
+    rig.done(true);
+    for _ in 0..20 {
+        rig.out.clear();
+        rig.pass(MS * 1010, &[wan]);
+        assert!(rig.attempt(2).is_some(), "a black hole is asked again within a second");
+    }
+    rig.out.clear();
+    rig.candidate(2, Origin::Mdns, LAN);
+    rig.pass(MS * 105, &[wan]);
+    assert!(rig.attempt(2).is_some());
+}
+
+#[test]
 fn a_dead_link_is_promoted_again_only_after_three_seconds_and_then_six() {
     let (mut rig, lan, wan) = {
         let (mut rig, lan) = Rig::connected(Policy { standby: StandbyPolicy::Always, ..Policy::default() });
