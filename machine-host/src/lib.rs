@@ -13,6 +13,7 @@ mod operations;
 mod resource;
 mod robot;
 mod safety;
+pub mod signaling;
 
 pub use auth::{AuthError, Authenticator, Principal};
 pub use driver::DriverError;
