@@ -5,7 +5,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use machine_host::{Actuator, Admission, DriverError, Event, FailedStop, ResourceName, Running, Safety, SafetyOptions};
+use machine_host::{
+    Actuator, Admission, DriverError, Event, FailedStop, ResourceName, Running, Safety, SafetyOptions, Watchdog,
+};
 use prost_types::Struct;
 use session_core::registry::{Holder, Incoming, Refused, Shut, Why};
 use session_core::{Connection, Order, Owner, SessionId};
@@ -265,4 +267,114 @@ fn the_threads_of_a_machine_end_with_it() {
         assert!(Instant::now() < until, "the machine's threads still run");
         std::thread::yield_now();
     }
+}
+
+/// The boot clock of a computer that sleeps when a test says so.
+#[derive(Clone, Default)]
+struct Sleeper {
+    asleep: Arc<Mutex<Duration>>,
+    stuck: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Sleeper {
+    fn machine(&self, window: Duration) -> Machine {
+        let (clock, base) = (self.clone(), Instant::now());
+        let options = SafetyOptions { window, ..Default::default() };
+        let safety = Safety::on_clock(options, move || {
+            let guard = clock.stuck.0.lock().expect("not poisoned");
+            drop(clock.stuck.1.wait_while(guard, |stuck| *stuck).expect("not poisoned"));
+            base + base.elapsed() + *clock.asleep.lock().expect("not poisoned")
+        });
+        let (told, stops) = channel();
+        let machine = Machine { safety: safety.expect("threads"), stops, told, released: Arc::default() };
+        machine.add("m1", Manner::Well);
+        machine.safety.opened(Connection(1), None);
+        machine
+    }
+
+    fn stick(&self, stuck: bool) {
+        *self.stuck.0.lock().expect("not poisoned") = stuck;
+        self.stuck.1.notify_all();
+    }
+}
+
+#[tokio::test]
+async fn s16_time_asleep_counts_and_beats_queued_meanwhile_revive_nothing() {
+    let sleeper = Sleeper::default();
+    // Longer than any pause of this computer's own.
+    let machine = sleeper.machine(Duration::from_secs(60));
+    let id = machine.session(1);
+    command(&machine, Some(id), "m1").await;
+    // A second asleep is within the window.
+    *sleeper.asleep.lock().expect("not poisoned") += Duration::from_secs(1);
+    machine.safety.beat(id, &OWNER, None).expect("alive");
+    assert!(machine.stops.try_recv().is_err());
+    // Ten minutes are not, and the first thing that is heard of them is a beat that waited in the socket.
+    *sleeper.asleep.lock().expect("not poisoned") += Duration::from_secs(600);
+    assert!(machine.safety.beat(id, &OWNER, None).is_err());
+    assert_eq!(machine.stopped().0, "m1");
+}
+
+#[tokio::test]
+async fn s16_a_computer_that_wakes_up_stops_what_it_moved_though_nobody_says_anything() {
+    let sleeper = Sleeper::default();
+    let machine = sleeper.machine(Duration::from_secs(60));
+    let id = machine.session(1);
+    command(&machine, Some(id), "m1").await;
+    *sleeper.asleep.lock().expect("not poisoned") += Duration::from_secs(600);
+    let woken = Instant::now();
+    assert_eq!(machine.stopped().0, "m1");
+    assert!(woken.elapsed() < Duration::from_secs(5), "{:?}", woken.elapsed());
+}
+
+/// Counts.
+#[derive(Default)]
+struct Dog(Mutex<u32>, Condvar);
+
+impl Watchdog for Dog {
+    fn period(&self) -> Duration {
+        Duration::from_millis(10)
+    }
+
+    fn kick(&self) {
+        *self.0.lock().expect("not poisoned") += 1;
+        self.1.notify_all();
+    }
+}
+
+impl Dog {
+    fn kicks(&self) -> u32 {
+        *self.0.lock().expect("not poisoned")
+    }
+
+    fn wait_for(&self, kicks: u32) {
+        let guard = self.0.lock().expect("not poisoned");
+        let waited = self.1.wait_timeout_while(guard, PATIENCE, |now| *now < kicks).expect("not poisoned");
+        assert!(*waited.0 >= kicks, "only {} kicks", *waited.0);
+    }
+}
+
+#[test]
+fn a_watchdog_is_kicked_as_long_as_leases_are_watched_over() {
+    let sleeper = Sleeper::default();
+    let machine = sleeper.machine(WINDOW);
+    let dog = Arc::new(Dog::default());
+    machine.safety.kick(dog.clone());
+    dog.wait_for(5);
+    // The thread that ends leases is stuck, as in a computer that hangs: nobody says that all is well.
+    sleeper.stick(true);
+    std::thread::sleep(Duration::from_millis(100));
+    let before = dog.kicks();
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(dog.kicks(), before);
+    sleeper.stick(false);
+    dog.wait_for(before + 2);
+}
+
+#[test]
+fn a_machine_whose_runtime_unwinds_has_stopped_everything_before_it_goes_on() {
+    let machine = Machine::new(&[("m1", Manner::Well)]);
+    assert!(machine.safety.close_now(PATIENCE), "its driver has returned");
+    assert_eq!(machine.stops.try_recv().map(|(name, _)| name), Ok("m1"));
+    assert!(matches!(machine.safety.admit(call(None, "m1", None)), Err(Refused::Closed)));
 }

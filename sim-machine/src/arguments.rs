@@ -30,9 +30,9 @@ pub struct Arguments {
     /// How long a session lives without a beat, from 30ms to 1m, instead of the configuration's.
     #[arg(long, value_parser = duration::window)]
     pub window: Option<Duration>,
-    /// What callers without a session may do.
-    #[arg(long, value_enum, default_value_t = Policy::Guard)]
-    pub policy: Policy,
+    /// What callers without a session may do, instead of the configuration's.
+    #[arg(long, value_enum)]
+    pub policy: Option<Policy>,
     /// Serves in clear. For trials on one host only.
     #[arg(long)]
     pub no_tls: bool,

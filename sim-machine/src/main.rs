@@ -52,6 +52,12 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(path) => Config::read(path)?,
         None => default_machine(&state)?,
     };
+    if !config.remotes.is_empty() {
+        // A machine without hardware is no client: the crate that can be one is another machine's choice.
+        tracing::warn!(
+            "`remotes` are not connected by this program; robot_client::remote does it, see its example `parent`"
+        );
+    }
     let machine = Machine::new(options(&arguments, &config, &state))?;
     let world = World::new(observer(arguments.observe.as_deref())?)?;
     let mut reloader = Reloader::new(machine.clone(), world, arguments.config.clone());
@@ -79,8 +85,8 @@ fn options(arguments: &Arguments, config: &Config, state: &Path) -> MachineOptio
     options.mdns = !arguments.no_mdns;
     options.safety = SafetyOptions {
         window: arguments.window.unwrap_or(config.window),
-        policy: arguments.policy.into(),
-        ..SafetyOptions::default()
+        max_sessions: config.max_sessions,
+        policy: arguments.policy.map_or(config.policy, Into::into),
     };
     options
 }

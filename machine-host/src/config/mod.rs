@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::ResourceName;
+use crate::{Policy, ResourceName, SafetyOptions};
 
 /// The window where none is configured.
 const DEFAULT_WINDOW: Duration = Duration::from_secs(2);
@@ -28,6 +28,12 @@ pub struct Config {
     pub fqdn: Option<String>,
     /// The window of sessions. Default 2 s.
     pub window: Duration,
+    /// Sessions at once. Default 1,024. (`network.sessions.max_sessions`, a field of this machine's own.)
+    pub max_sessions: usize,
+    /// What callers without a session may do. Default `guard`. (`network.sessions.without_session`, a field of this machine's own.)
+    pub policy: Policy,
+    /// Machines whose components this one offers as its own, where the program connects to them.
+    pub remotes: Vec<RemoteConfig>,
     /// The certificate chain and its key, both PEM files.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Without TLS.
@@ -47,6 +53,26 @@ pub struct ComponentConfig {
     pub attributes: Map<String, Value>,
     /// Names of components that it needs.
     pub depends_on: Vec<String>,
+}
+
+/// A machine that this one is a client of.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RemoteConfig {
+    /// What its components are called by here: `<name>:<component>`.
+    pub name: String,
+    /// Where it is: a machine's name, `host:port` or an IP address.
+    pub address: String,
+    /// The id and the key that it wants to see.
+    pub api_key: Option<(String, String)>,
+    /// Without TLS.
+    pub insecure: bool,
+}
+
+impl std::fmt::Debug for RemoteConfig {
+    /// Without its key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RemoteConfig({:?} at {:?})", self.name, self.address)
+    }
 }
 
 /// Why a configuration is not taken.
@@ -72,6 +98,7 @@ pub enum ConfigError {
 #[serde(default)]
 struct File {
     components: Vec<FileComponent>,
+    remotes: Vec<FileRemote>,
     network: Network,
     auth: Auth,
 }
@@ -89,6 +116,29 @@ struct FileComponent {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
+struct FileRemote {
+    name: String,
+    address: String,
+    auth: RemoteAuth,
+    insecure: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RemoteAuth {
+    entity: String,
+    credentials: Option<RemoteCredentials>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RemoteCredentials {
+    r#type: String,
+    payload: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
 struct Network {
     bind_address: String,
     fqdn: String,
@@ -102,6 +152,8 @@ struct Network {
 #[serde(default)]
 struct Sessions {
     heartbeat_window: String,
+    max_sessions: Option<usize>,
+    without_session: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -125,6 +177,9 @@ impl Default for Config {
             bind_address: DEFAULT_BIND.to_owned(),
             fqdn: None,
             window: DEFAULT_WINDOW,
+            max_sessions: SafetyOptions::default().max_sessions,
+            policy: Policy::default(),
+            remotes: Vec::new(),
             tls: None,
             no_tls: false,
             api_keys: BTreeMap::new(),
@@ -155,6 +210,9 @@ impl Config {
             bind_address: or_default(network.bind_address),
             fqdn: Some(network.fqdn).filter(|name| !name.is_empty()),
             window: window(&network.sessions.heartbeat_window)?,
+            max_sessions: max_sessions(network.sessions.max_sessions)?,
+            policy: policy(&network.sessions.without_session)?,
+            remotes: remotes(file.remotes)?,
             tls: tls(network.tls_cert_file, network.tls_key_file)?,
             no_tls: network.no_tls,
             api_keys: api_keys(file.auth.handlers)?,
@@ -176,6 +234,54 @@ fn window(text: &str) -> Result<Duration, ConfigError> {
         return Ok(DEFAULT_WINDOW);
     }
     duration::window(text).map_err(|problem| wrong(field, problem))
+}
+
+fn max_sessions(configured: Option<usize>) -> Result<usize, ConfigError> {
+    match configured {
+        None => Ok(SafetyOptions::default().max_sessions),
+        Some(0) => Err(wrong("network.sessions.max_sessions", "must be 1 at least: nobody could drive")),
+        Some(max) => Ok(max),
+    }
+}
+
+fn policy(text: &str) -> Result<Policy, ConfigError> {
+    match text {
+        "" | "guard" => Ok(Policy::Guard),
+        "allow" => Ok(Policy::Allow),
+        "refuse" => Ok(Policy::Refuse),
+        _ => {
+            let problem = format!("{text:?} is no policy; use \"guard\", \"allow\" or \"refuse\"");
+            Err(wrong("network.sessions.without_session", problem))
+        }
+    }
+}
+
+fn remotes(rows: Vec<FileRemote>) -> Result<Vec<RemoteConfig>, ConfigError> {
+    let mut all: Vec<RemoteConfig> = Vec::new();
+    for (at, row) in rows.into_iter().enumerate() {
+        let field = format!("remotes[{at}]");
+        if row.name.is_empty() || row.name.len() > 60 || !row.name.bytes().all(is_name_byte) {
+            return Err(wrong(format!("{field}.name"), format!("{:?}: {NAMES}", row.name)));
+        }
+        if all.iter().any(|remote| remote.name == row.name) {
+            return Err(wrong(format!("{field}.name"), format!("{} is there twice", row.name)));
+        }
+        if row.address.is_empty() {
+            return Err(wrong(format!("{field}.address"), "is missing: a machine's name, host:port or an IP address"));
+        }
+        let api_key = match row.auth.credentials {
+            None => None,
+            Some(RemoteCredentials { r#type, payload }) if r#type == "api-key" && !payload.is_empty() => {
+                Some((row.auth.entity, payload))
+            }
+            Some(other) => {
+                let problem = format!("type {:?} with a payload is expected; {:?} is there", "api-key", other.r#type);
+                return Err(wrong(format!("{field}.auth.credentials"), problem));
+            }
+        };
+        all.push(RemoteConfig { name: row.name, address: row.address, api_key, insecure: row.insecure });
+    }
+    Ok(all)
 }
 
 fn tls(chain: String, key: String) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
@@ -214,8 +320,7 @@ fn components(rows: Vec<FileComponent>) -> Result<Vec<ComponentConfig>, ConfigEr
     for (at, row) in rows.into_iter().enumerate() {
         let field = format!("components[{at}]");
         if row.name.is_empty() || row.name.len() > 60 || !row.name.bytes().all(is_name_byte) {
-            let problem = "a name is 1 to 60 letters, digits, dashes and underscores";
-            return Err(wrong(format!("{field}.name"), format!("{:?}: {problem}", row.name)));
+            return Err(wrong(format!("{field}.name"), format!("{:?}: {NAMES}", row.name)));
         }
         let subtype = row.api.rsplit(':').next().filter(|s| !s.is_empty()).unwrap_or(&row.r#type);
         if subtype.is_empty() {
@@ -230,6 +335,8 @@ fn components(rows: Vec<FileComponent>) -> Result<Vec<ComponentConfig>, ConfigEr
     }
     Ok(all)
 }
+
+const NAMES: &str = "a name is 1 to 60 letters, digits, dashes and underscores";
 
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
@@ -283,6 +390,24 @@ mod tests {
     }
 
     #[test]
+    fn sessions_and_remotes_are_configured() {
+        let config = Config::parse(
+            r#"{
+            "network": {"sessions": {"max_sessions": 7, "without_session": "refuse"}},
+            "remotes": [
+                {"name": "r1", "address": "r1-main.loc1.viam.cloud", "frame": {"parent": "world"},
+                 "auth": {"entity": "id", "credentials": {"type": "api-key", "payload": "secret"}}},
+                {"name": "r2", "address": "localhost:8081", "insecure": true}
+            ]}"#,
+        )
+        .expect("a good file");
+        assert_eq!((config.max_sessions, config.policy), (7, Policy::Refuse));
+        assert_eq!(config.remotes[0].api_key, Some(("id".to_owned(), "secret".to_owned())));
+        assert!(!format!("{config:?}").contains("secret"));
+        assert_eq!((config.remotes[1].address.as_str(), config.remotes[1].insecure), ("localhost:8081", true));
+    }
+
+    #[test]
     fn errors_name_their_field() {
         for (text, field) in [
             (r#"{"components": [{"name": "a b", "type": "base"}]}"#, "components[0].name"),
@@ -291,6 +416,14 @@ mod tests {
             (r#"{"components": [{"name": 7}]}"#, "components[0].name"),
             (r#"{"network": {"tls_cert_file": "c.pem"}}"#, "network.tls_key_file"),
             (r#"{"network": {"no_tls": "yes"}}"#, "network.no_tls"),
+            (r#"{"network": {"sessions": {"max_sessions": 0}}}"#, "network.sessions.max_sessions"),
+            (r#"{"network": {"sessions": {"without_session": "perhaps"}}}"#, "network.sessions.without_session"),
+            (r#"{"remotes": [{"address": "a"}]}"#, "remotes[0].name"),
+            (r#"{"remotes": [{"name": "r"}]}"#, "remotes[0].address"),
+            (
+                r#"{"remotes": [{"name": "r", "address": "a", "auth": {"credentials": {"type": "secret"}}}]}"#,
+                "remotes[0].auth.credentials",
+            ),
             (r#"{"auth": {"handlers": [{"type": "oauth"}]}}"#, "auth.handlers[0].type"),
             (r#"{"auth": {"handlers": [{"type": "api-key", "config": {}}]}}"#, "auth.handlers[0].config"),
         ] {

@@ -350,9 +350,11 @@ impl Shared {
                     // Actuators and stoppers come and go together.
                     None => self.records.write(Record::StopLost { resource, cause }),
                 },
-                MachineOutput::StopDone { of, failed } => {
+                MachineOutput::StopDone { of, mut failed } => {
                     if let Some(wait) = state.stops.remove(&of) {
                         let told = |r: &ResourceName| state.stop_errors.get(r).cloned().unwrap_or_default();
+                        // In the order of names, not that in which they returned.
+                        failed.sort();
                         let failed = failed.into_iter().map(|resource| FailedStop { error: told(&resource), resource });
                         wait.done(failed.collect());
                     }

@@ -1,5 +1,7 @@
 //! A machine with two recording motors on a port of its own, and clients for it.
 
+#![allow(dead_code, reason = "each test file uses its own part")]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,6 +13,7 @@ use machine_api::viam::robot::v1::robot_service_client::RobotServiceClient;
 use machine_host::component::{Component, Motor, Resource};
 use machine_host::{Actuator, DriverError, Machine, MachineOptions, Permit, SafetyOptions};
 use prost_types::Struct;
+use prost_types::value::Kind;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
@@ -18,28 +21,53 @@ use tonic::transport::{Channel, Endpoint};
 
 /// Writes down what it is told.
 #[derive(Clone, Default)]
-pub struct Recorder(Arc<Mutex<Vec<f64>>>);
+pub struct Recorder {
+    writes: Arc<Mutex<Vec<f64>>>,
+    /// Its Stop fails.
+    broken: bool,
+}
+
+/// A power at which the driver has moved its motor, and then falls over its own feet.
+pub const PANICS: f64 = 0.13;
 
 impl Recorder {
     fn write(&self, value: f64) {
-        self.0.lock().expect("no panic").push(value);
+        self.writes.lock().expect("no panic").push(value);
+    }
+}
+
+/// The number `mark` of what a caller gave to a driver.
+fn mark(extra: Option<&Struct>) -> Option<f64> {
+    match extra?.fields.get("mark")?.kind {
+        Some(Kind::NumberValue(mark)) => Some(mark),
+        _ => None,
     }
 }
 
 impl Actuator for Recorder {
-    fn stop(&self, _: Option<&Struct>) -> Result<(), DriverError> {
-        self.write(0.0);
-        Ok(())
+    /// Writes zero, or the mark that its caller gave.
+    fn stop(&self, extra: Option<&Struct>) -> Result<(), DriverError> {
+        self.write(mark(extra).unwrap_or(0.0));
+        if self.broken { Err(DriverError::failed("no answer from the controller")) } else { Ok(()) }
     }
 }
 
-impl Resource for Recorder {}
+#[tonic::async_trait]
+impl Resource for Recorder {
+    /// Moves it without being monitored.
+    async fn do_command(&self, permit: &Permit, command: Struct) -> Result<Struct, DriverError> {
+        let _inside = permit.enter(None).await?;
+        self.write(mark(Some(&command)).unwrap_or(0.3));
+        Ok(Struct::default())
+    }
+}
 
 #[tonic::async_trait]
 impl Motor for Recorder {
     async fn set_power(&self, permit: &Permit, power: f64, _: Option<&Struct>) -> Result<(), DriverError> {
         let _inside = permit.enter(None).await?;
         self.write(power);
+        assert!(power != PANICS, "a driver's own mistake");
         Ok(())
     }
     /// Writes its speed, turns for a second each revolution, and writes zero.
@@ -68,11 +96,16 @@ pub struct Rig {
 
 impl Rig {
     pub async fn start(window: Duration, keys: &[(&str, &str)]) -> Self {
+        Self::with(window, keys, |_| {}).await
+    }
+
+    pub async fn with(window: Duration, keys: &[(&str, &str)], change: impl FnOnce(&mut MachineOptions)) -> Self {
         let mut options = MachineOptions::new("rig-main.loc1.viam.cloud");
         options.bind = "127.0.0.1:0".to_owned();
         options.mdns = false;
         options.safety = SafetyOptions { window, ..SafetyOptions::default() };
         options.api_keys = keys.iter().map(|(id, key)| ((*id).to_owned(), (*key).to_owned())).collect();
+        change(&mut options);
         let machine = Machine::new(options).expect("a machine");
         let mut rig = Self {
             machine,
@@ -94,13 +127,26 @@ impl Rig {
     }
 
     pub fn add(&self, name: &str) {
-        let motor = Recorder::default();
+        self.add_motor(name, Recorder::default());
+    }
+
+    /// One whose Stop fails.
+    pub fn add_broken(&self, name: &str) {
+        self.add_motor(name, Recorder { broken: true, ..Recorder::default() });
+    }
+
+    fn add_motor(&self, name: &str, motor: Recorder) {
         self.machine.configure(name, Component::Motor(Arc::new(motor.clone()))).expect("a stop thread");
         self.motors.lock().expect("no panic").insert(name.to_owned(), motor);
     }
 
     pub fn writes(&self, motor: &str) -> Vec<f64> {
-        self.motors.lock().expect("no panic")[motor].0.lock().expect("no panic").clone()
+        self.motors.lock().expect("no panic")[motor].writes.lock().expect("no panic").clone()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        self.address.trim_start_matches("http://")
     }
 
     /// A connection of its own.
