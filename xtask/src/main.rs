@@ -8,6 +8,7 @@ mod demo;
 mod e2e;
 mod files;
 mod interop;
+mod lab;
 mod observer;
 mod processes;
 mod spec;
@@ -43,7 +44,22 @@ enum Task {
         /// Only scenarios whose group or name contains this.
         #[arg(long)]
         only: Option<String>,
+        /// The long forms of network labs: minutes instead of seconds.
+        #[arg(long)]
+        soak: bool,
+        /// Fails where network labs cannot be made instead of skipping them.
+        #[arg(long)]
+        require_labs: bool,
+        /// Where chance comes from: losses, moments.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
+    /// One scenario inside a lab's namespaces.
+    #[command(hide = true)]
+    LabScenario { name: String, seed: u64, soak: String, folder: PathBuf },
+    /// Carries frames between a lab's hosts.
+    #[command(hide = true)]
+    LinkEmulator,
     /// Run published, unmodified peers against our machine and our client.
     Interop {
         /// Which peer.
@@ -83,7 +99,11 @@ fn main() -> ExitCode {
             e2e::list();
             Ok(())
         }
-        Task::TestE2e { list: false, only } => e2e::run(&root, only.as_deref()),
+        Task::TestE2e { list: false, only, soak, require_labs, seed } => {
+            e2e::run(&root, &e2e::Choice { only: only.as_deref(), soak, require_labs, seed })
+        }
+        Task::LabScenario { name, seed, soak, folder } => e2e::inside(&root, &name, seed, soak == "true", &folder),
+        Task::LinkEmulator => lab::emulator::run(),
         Task::Interop { name: Peer::Python } => interop::python(&root),
         Task::Spec { json } => spec::run(&root, json),
         Task::Dag => dag::run(&root),

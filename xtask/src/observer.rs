@@ -19,6 +19,9 @@ pub struct Seen {
     /// Where things stood.
     #[serde(default)]
     pub state: Value,
+    /// What its driver was told.
+    #[serde(default)]
+    pub value: Value,
     /// What caused it: a method or `stop`.
     #[serde(default)]
     pub cause: Option<String>,

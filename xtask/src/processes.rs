@@ -4,12 +4,13 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Outcome;
+use crate::lab::Host;
 
 /// Key id and key of every machine that a scenario starts. Made up for tests; a UUID because stock clients want one.
 pub const KEY_ID: &str = "7b0a6a0e-3c3f-4f5e-9d51-0d6a1c9f2b11";
@@ -34,8 +35,13 @@ impl Built {
         if !status.success() {
             return Err("the build failed".into());
         }
+        Ok(Self::already(root))
+    }
+
+    /// What was built before.
+    pub fn already(root: &Path) -> Self {
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-        Ok(Self { folder: target.join("debug") })
+        Self { folder: target.join("debug") }
     }
 
     /// A command that runs one of the built programs.
@@ -54,7 +60,12 @@ impl Running {
     /// Starts `command`.
     pub fn start(name: &str, command: &mut Command) -> Result<Self, Box<dyn std::error::Error>> {
         let child = command.spawn().map_err(|e| format!("cannot start {name}: {e}"))?;
-        Ok(Self { child, name: name.to_owned() })
+        Ok(Self::of(name, child))
+    }
+
+    /// A process that was started elsewhere.
+    pub fn of(name: &str, child: Child) -> Self {
+        Self { child, name: name.to_owned() }
     }
 
     /// Ends the process without goodbye, as a power cut would.
@@ -69,6 +80,16 @@ impl Running {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).ok_or("no such process")?;
         kill_process(pid, signal)?;
         Ok(())
+    }
+
+    /// Leaves it, with all its threads, only these processors, such as `0` or `1-3`.
+    pub fn pin(&self, processors: &str) -> Outcome {
+        let output =
+            Command::new("taskset").args(["-a", "-c", "-p", processors, &self.child.id().to_string()]).output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(format!("taskset {}: {}", self.name, String::from_utf8_lossy(&output.stderr)).into())
     }
 
     /// Waits for the process's end, for at most `bound`; its exit code, or an error that names it.
@@ -91,6 +112,11 @@ impl Running {
         let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).ok_or("no VmRSS line")?;
         let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(kilobytes / 1024)
+    }
+
+    /// The process's standard input. Taken once.
+    pub fn input(&mut self) -> Result<ChildStdin, Box<dyn std::error::Error>> {
+        self.child.stdin.take().ok_or_else(|| "standard input was not piped".into())
     }
 
     /// The process's standard output, line by line. Taken once.
@@ -132,6 +158,8 @@ pub struct MachineOptions {
     pub open: bool,
     /// The port; a free one where `None`.
     pub port: Option<u16>,
+    /// The host of a lab that it runs on; this computer where `None`.
+    pub host: Option<Host>,
 }
 
 impl Machine {
@@ -159,15 +187,20 @@ impl Machine {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        let process = Running::start("sim-machine", &mut command)?;
+        let process = match &options.host {
+            None => Running::start("sim-machine", &mut command)?,
+            Some(host) => host.start("sim-machine", &mut command)?,
+        };
         let mut machine = Self { process, port, name: name.to_owned(), folder: folder.to_path_buf() };
-        machine.wait_until_it_serves()?;
+        machine.wait_until_it_serves(options.host.as_ref())?;
         Ok(machine)
     }
 
-    fn wait_until_it_serves(&mut self) -> Outcome {
+    fn wait_until_it_serves(&mut self, host: Option<&Host>) -> Outcome {
+        let port = self.port;
+        let refused = || TcpStream::connect(("127.0.0.1", port)).is_err();
         let until = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        while host.map_or_else(|| Ok(refused()), |host| host.inside(refused))? {
             if Instant::now() > until || self.process.child.try_wait()?.is_some() {
                 let log = fs::read_to_string(self.folder.join("machine.log")).unwrap_or_default();
                 return Err(format!("the machine does not serve on port {}:\n{log}", self.port).into());

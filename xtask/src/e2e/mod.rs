@@ -1,19 +1,26 @@
 //! `cargo xtask test-e2e`: real processes, sockets and mDNS; each scenario named by the statement it shows.
 
+mod labs;
 mod lan;
 mod sessions;
 mod tool;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::Outcome;
 use crate::files;
+use crate::lab::{self, Lab, Privileges};
 use crate::processes::{Built, Machine, MachineOptions};
+
+/// Where a scenario leaves what it measured, for its record.
+const FACTS: &str = "facts.json";
 
 /// What a scenario works with.
 pub struct Stage {
@@ -21,9 +28,31 @@ pub struct Stage {
     pub built: Built,
     /// A folder of its own, kept when it fails.
     pub folder: PathBuf,
+    /// Whether there is time for the long form.
+    pub soak: bool,
+    /// Where chance comes from.
+    pub seed: u64,
+    facts: RefCell<BTreeMap<String, Value>>,
 }
 
 impl Stage {
+    /// What a scenario, or a bench's row, works with.
+    pub fn new(built: Built, folder: PathBuf, soak: bool, seed: u64) -> Self {
+        Self { built, folder, soak, seed, facts: RefCell::default() }
+    }
+
+    /// Keeps what was measured for the scenario's record, and shows it.
+    pub fn fact(&self, name: &str, value: impl Into<Value>) {
+        let value = value.into();
+        println!("    {name}: {value}");
+        self.facts.borrow_mut().insert(name.to_owned(), value);
+    }
+
+    /// An empty network, for scenarios that run in a lab.
+    pub fn lab(&self) -> Result<Lab, Box<dyn std::error::Error>> {
+        Lab::new(&self.folder, self.seed)
+    }
+
     /// Starts a machine of a name that no other run on this network has.
     pub fn machine(&self, options: &MachineOptions) -> Result<Machine, Box<dyn std::error::Error>> {
         let name =
@@ -37,6 +66,21 @@ struct Scenario {
     group: &'static str,
     name: &'static str,
     run: fn(&Stage) -> Outcome,
+    /// Why it fails today. It runs only where it is named.
+    owed: Option<&'static str>,
+}
+
+/// What to run.
+#[derive(Default)]
+pub struct Choice<'a> {
+    /// Only scenarios whose group or name contains this.
+    pub only: Option<&'a str>,
+    /// The long forms.
+    pub soak: bool,
+    /// Labs that cannot be made here are a failure instead of skipped.
+    pub require_labs: bool,
+    /// Where chance comes from.
+    pub seed: u64,
 }
 
 /// Every scenario, in the order of the statements.
@@ -45,17 +89,28 @@ const SCENARIOS: &[Scenario] = &[
         group: "sessions",
         name: "s16_a_killed_client_stops_the_base_within_the_window",
         run: sessions::killed_client,
+        owed: None,
     },
-    Scenario { group: "sessions", name: "s27_a_clean_close_stops_what_is_held", run: sessions::clean_close },
-    Scenario { group: "sessions", name: "frozen_machine_stops_when_it_wakes", run: sessions::frozen_machine },
-    Scenario { group: "sessions", name: "s15_sigterm_stops_before_it_ends", run: sessions::sigterm },
-    Scenario { group: "lan", name: "found_by_name_over_mdns", run: lan::by_name },
-    Scenario { group: "lan", name: "unknown_machine_verdict", run: lan::unknown_machine },
-    Scenario { group: "lan", name: "configuration_is_reloaded", run: lan::reload },
-    Scenario { group: "lan", name: "port_in_use_is_said", run: lan::port_in_use },
-    Scenario { group: "lan", name: "ten_thousand_silent_connections", run: lan::silent_connections },
-    Scenario { group: "tool", name: "exit_codes", run: tool::exit_codes },
-    Scenario { group: "tool", name: "json_everywhere", run: tool::json },
+    Scenario {
+        group: "sessions",
+        name: "s27_a_clean_close_stops_what_is_held",
+        run: sessions::clean_close,
+        owed: None,
+    },
+    Scenario {
+        group: "sessions",
+        name: "frozen_machine_stops_when_it_wakes",
+        run: sessions::frozen_machine,
+        owed: None,
+    },
+    Scenario { group: "sessions", name: "s15_sigterm_stops_before_it_ends", run: sessions::sigterm, owed: None },
+    Scenario { group: "lan", name: "found_by_name_over_mdns", run: lan::by_name, owed: None },
+    Scenario { group: "lan", name: "unknown_machine_verdict", run: lan::unknown_machine, owed: None },
+    Scenario { group: "lan", name: "configuration_is_reloaded", run: lan::reload, owed: None },
+    Scenario { group: "lan", name: "port_in_use_is_said", run: lan::port_in_use, owed: None },
+    Scenario { group: "lan", name: "ten_thousand_silent_connections", run: lan::silent_connections, owed: None },
+    Scenario { group: "tool", name: "exit_codes", run: tool::exit_codes, owed: None },
+    Scenario { group: "tool", name: "json_everywhere", run: tool::json, owed: None },
 ];
 
 /// The record that a scenario leaves.
@@ -66,29 +121,56 @@ struct Record {
     passed: bool,
     seconds: f64,
     error: Option<String>,
+    /// What was measured.
+    #[serde(default)]
+    facts: BTreeMap<String, Value>,
 }
 
 /// Prints the scenarios' names.
 pub fn list() {
-    for scenario in SCENARIOS {
-        println!("{}: {}", scenario.group, scenario.name);
+    for scenario in SCENARIOS.iter().chain(labs::SCENARIOS) {
+        let owed = scenario.owed.map_or(String::new(), |why| format!(" (owed: {why})"));
+        println!("{}: {}{owed}", scenario.group, scenario.name);
     }
 }
 
-/// Runs the scenarios whose group or name contains `only`, one after the other.
-pub fn run(root: &Path, only: Option<&str>) -> Outcome {
-    let chosen: Vec<_> =
-        SCENARIOS.iter().filter(|s| only.is_none_or(|o| s.group.contains(o) || s.name.contains(o))).collect();
-    if chosen.is_empty() {
-        return Err(format!("no scenario's group or name contains {:?}; see --list", only.unwrap_or_default()).into());
+/// Runs the chosen scenarios, one after the other.
+pub fn run(root: &Path, choice: &Choice<'_>) -> Outcome {
+    let chosen = |s: &&Scenario| match choice.only {
+        Some(only) => s.group.contains(only) || s.name.contains(only),
+        None => s.owed.is_none(),
+    };
+    let near: Vec<_> = SCENARIOS.iter().filter(chosen).collect();
+    let mut labs: Vec<_> = labs::SCENARIOS.iter().filter(chosen).collect();
+    if near.is_empty() && labs.is_empty() {
+        return Err(
+            format!("no scenario's group or name contains {:?}; see --list", choice.only.unwrap_or_default()).into()
+        );
+    }
+    let privileges = if labs.is_empty() { Err(String::new()) } else { lab::privileges() };
+    if let (Err(missing), false) = (&privileges, labs.is_empty()) {
+        if choice.require_labs {
+            return Err(format!("network labs are required and cannot be made here: {missing}").into());
+        }
+        println!("skipping {} network labs: {missing}", labs.len());
+        labs.clear();
+    }
+    if choice.only.is_none() {
+        for scenario in SCENARIOS.iter().chain(labs::SCENARIOS) {
+            if let Some(why) = scenario.owed {
+                println!("owed {}: {why}", scenario.name);
+            }
+        }
     }
     let built = Built::build(root)?;
     let records = records(root);
     fs::create_dir_all(&records)?;
     let mut failed = Vec::new();
-    println!("running {} scenarios", chosen.len());
-    for scenario in &chosen {
-        let record = one(&built, &records, scenario)?;
+    println!("running {} scenarios, seed {}", near.len() + labs.len(), choice.seed);
+    let near = near.into_iter().map(|scenario| (scenario, None));
+    let labs = labs.into_iter().map(|scenario| (scenario, privileges.as_ref().ok().copied()));
+    for (scenario, lab) in near.chain(labs) {
+        let record = one(&built, &records, scenario, lab, choice)?;
         println!("test {} ... {} ({:.1} s)", record.name, if record.passed { "ok" } else { "FAILED" }, record.seconds);
         if let Some(error) = &record.error {
             println!("    {}", error.replace('\n', "\n    "));
@@ -96,25 +178,42 @@ pub fn run(root: &Path, only: Option<&str>) -> Outcome {
         }
         fs::write(records.join(format!("{}.json", record.name)), serde_json::to_vec_pretty(&record)?)?;
     }
-    println!("{} passed, {} failed", chosen.len() - failed.len(), failed.len());
     if failed.is_empty() {
+        println!("none failed");
         Ok(())
     } else {
         Err(format!("scenarios failed: {failed:?}; their folders are kept below {}", records.display()).into())
     }
 }
 
-fn one(built: &Built, records: &Path, scenario: &Scenario) -> Result<Record, Box<dyn std::error::Error>> {
+fn one(
+    built: &Built,
+    records: &Path,
+    scenario: &Scenario,
+    lab: Option<Privileges>,
+    choice: &Choice<'_>,
+) -> Result<Record, Box<dyn std::error::Error>> {
     let folder = records.join(scenario.name);
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    let stage = Stage { built: built.clone(), folder };
     let started = Instant::now();
-    let error = (scenario.run)(&stage).err().map(|e| e.to_string());
+    let (seed, soak) = (choice.seed.to_string(), choice.soak.to_string());
+    let (error, facts) = match lab {
+        None => {
+            let stage = Stage::new(built.clone(), folder.clone(), choice.soak, choice.seed);
+            let error = (scenario.run)(&stage).err().map(|e| e.to_string());
+            (error, stage.facts.take())
+        }
+        Some(privileges) => {
+            let done = privileges.again(&["lab-scenario", scenario.name, &seed, &soak], &folder);
+            let facts = fs::read(folder.join(FACTS)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            (done.err().map(|e| e.to_string()), facts.unwrap_or_default())
+        }
+    };
     if error.is_none() {
-        fs::remove_dir_all(&stage.folder)?;
+        fs::remove_dir_all(&folder)?;
     }
     Ok(Record {
         name: scenario.name.to_owned(),
@@ -122,7 +221,20 @@ fn one(built: &Built, records: &Path, scenario: &Scenario) -> Result<Record, Box
         passed: error.is_none(),
         seconds: started.elapsed().as_secs_f64(),
         error,
+        facts,
     })
+}
+
+/// Runs one scenario in the namespaces that this process was started in, and leaves in its folder what it measured and why it failed.
+pub fn inside(root: &Path, name: &str, seed: u64, soak: bool, folder: &Path) -> Outcome {
+    let scenario = labs::SCENARIOS.iter().find(|s| s.name == name).ok_or("there is no such lab")?;
+    let stage = Stage::new(Built::already(root), folder.to_path_buf(), soak, seed);
+    let done = (scenario.run)(&stage);
+    fs::write(folder.join(FACTS), serde_json::to_vec_pretty(&*stage.facts.borrow())?)?;
+    if let Err(error) = &done {
+        fs::write(folder.join("error.txt"), error.to_string())?;
+    }
+    done
 }
 
 /// The results of the last run, by name; none where there was no run.
@@ -132,6 +244,9 @@ pub fn recorded(root: &Path) -> Result<BTreeMap<String, bool>, Box<dyn std::erro
         let depth = path.strip_prefix(records(root))?.components().count();
         if depth == 1 && path.extension().is_some_and(|e| e == "json") {
             let record: Record = serde_json::from_slice(&fs::read(&path)?)?;
+            if labs::SCENARIOS.iter().any(|s| s.name == record.name && s.owed.is_some()) {
+                continue;
+            }
             results.insert(format!("e2e::{}", record.name), record.passed);
         }
     }

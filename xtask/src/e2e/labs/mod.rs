@@ -1,0 +1,69 @@
+//! Scenarios on networks made for them. Links are cut in the network, where no sender is told: by the emulator that carries their packets.
+
+mod driver;
+mod frozen;
+mod interfaces;
+mod nat_kinds;
+mod places;
+mod s62_internet_lost;
+mod s63_new_client_offline;
+mod s65_outside_client;
+mod s66_machine_alone;
+mod s68_flap_and_loss;
+mod s92_standby_answers;
+mod s93_no_needless_copies;
+mod s94_stop_wins;
+mod s95_killed_behind_a_hole;
+mod truth;
+
+use super::Scenario;
+use super::Stage;
+use crate::Outcome;
+
+const fn lab(group: &'static str, name: &'static str, run: fn(&Stage) -> Outcome) -> Scenario {
+    Scenario { group, name, run, owed: None }
+}
+
+/// One that shows a fault which is not mended yet.
+const fn owed(group: &'static str, name: &'static str, run: fn(&Stage) -> Outcome, why: &'static str) -> Scenario {
+    Scenario { group, name, run, owed: Some(why) }
+}
+
+/// Every lab, in the order of the statements.
+pub const SCENARIOS: &[Scenario] = &[
+    lab("offline", "s62_a_lan_client_does_not_notice_a_lost_internet", s62_internet_lost::run),
+    lab("offline", "s63_a_new_client_connects_without_internet", s63_new_client_offline::run),
+    lab("offline", "s65_a_client_outside_loses_the_machine_and_comes_back", s65_outside_client::run),
+    lab("offline", "s66_a_machine_that_lost_every_network_stops", s66_machine_alone::run),
+    owed(
+        "sessions",
+        "s68_a_flap_of_a_second_costs_nothing",
+        s68_flap_and_loss::flap,
+        "the hunt that a silent lone link starts replaces it although it answers again",
+    ),
+    owed(
+        "sessions",
+        "s68_a_fifth_of_the_packets_lost_costs_nothing",
+        s68_flap_and_loss::loss,
+        "a lone direct link lapses under such loss",
+    ),
+    owed(
+        "sessions",
+        "a_round_trip_of_800_ms_costs_nothing",
+        s68_flap_and_loss::long_way,
+        "a round trip that grows from 2 to 800 ms makes links suspect and the session lapse",
+    ),
+    lab("routes", "s92_the_standby_answers_before_the_primary_is_dead", s92_standby_answers::both_directions),
+    lab("routes", "s92_upstream_lost_while_a_camera_streams", s92_standby_answers::upstream_with_camera),
+    lab("routes", "s93_a_slow_handler_is_not_hedged", s93_no_needless_copies::slow_handler),
+    lab("routes", "s93_a_busy_machine_is_not_hedged", s93_no_needless_copies::busy_machine),
+    lab("routes", "s93_a_lossy_way_is_hardly_hedged", s93_no_needless_copies::lossy),
+    lab("sessions", "s94_a_stop_behind_stalled_commands_wins", s94_stop_wins::queued),
+    lab("sessions", "s94_commands_released_late_move_nothing", s94_stop_wins::released_late),
+    lab("sessions", "s95_nothing_of_a_killed_client_comes_through", s95_killed_behind_a_hole::run),
+    lab("routes", "an_interface_goes_while_driving", interfaces::one_goes),
+    lab("routes", "a_mapping_is_forgotten_while_driving", interfaces::mapping_forgotten),
+    lab("sessions", "a_client_stopped_by_its_system", frozen::client),
+    lab("sessions", "a_machine_stopped_by_its_system", frozen::machine),
+    lab("routes", "nat_of_four_kinds", nat_kinds::run),
+];

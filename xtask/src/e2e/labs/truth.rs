@@ -1,0 +1,79 @@
+//! What really moved, held against what was asked for.
+
+use std::time::Duration;
+
+use super::driver::{Call, Driver};
+use crate::Outcome;
+use crate::observer::{Observer, Seen};
+
+/// The driver calls that a client's SetVelocity caused, with the values they carried, in order of time.
+pub fn driven(observer: &Observer, base: &str) -> Result<Vec<(f64, f64)>, Box<dyn std::error::Error>> {
+    let actuator = format!("base/{base}");
+    let caused = |s: &Seen| s.actuator == actuator && s.event == "write" && s.cause.as_deref() == Some("SetVelocity");
+    let all = observer.all()?;
+    Ok(all.iter().filter(|s| caused(s)).filter_map(|s| Some((s.t, s.value["forward_mm_s"].as_f64()?))).collect())
+}
+
+/// Each value, which its number makes unique, was driven at most once, and never after a later one. Returns how many were.
+pub fn once_and_in_order(observer: &Observer, base: &str) -> Result<usize, Box<dyn std::error::Error>> {
+    let driven = driven(observer, base)?;
+    for pair in driven.windows(2) {
+        if pair[1].1 <= pair[0].1 {
+            return Err(format!("{:.1} was driven after {:.1}: {pair:?}", pair[1].1, pair[0].1).into());
+        }
+    }
+    Ok(driven.len())
+}
+
+/// Nothing stopped the base in this span.
+pub fn kept_moving(observer: &Observer, base: &str, from: f64, to: f64) -> Outcome {
+    let actuator = format!("base/{base}");
+    let stop = observer.all()?.into_iter().find(|s| {
+        s.actuator == actuator
+            && (from..to).contains(&s.t)
+            && (s.event == "stopped" || s.cause.as_deref() == Some("stop"))
+    });
+    match stop {
+        None => Ok(()),
+        Some(seen) => Err(format!("{actuator} was stopped: {seen:?}").into()),
+    }
+}
+
+/// Nothing drove the base from `from` on, for `quiet`.
+pub fn stays_still(observer: &Observer, base: &str, from: f64, quiet: Duration) -> Outcome {
+    let actuator = format!("base/{base}");
+    std::thread::sleep(quiet);
+    let moved = observer.all()?.into_iter().find(|s| {
+        s.actuator == actuator
+            && s.t > from
+            && (s.event == "moving" || (s.event == "write" && s.cause.as_deref() != Some("stop")))
+    });
+    match moved {
+        None => Ok(()),
+        Some(seen) => Err(format!("{actuator} moved although it must not: {seen:?}").into()),
+    }
+}
+
+/// From the last call that was answered before `cut` to the first one that was due after it and answered, in milliseconds: what a caller
+/// notices. And the first of those calls.
+pub fn gap_ms(calls: &[Call], kind: &str, cut: f64) -> Result<(f64, Call), Box<dyn std::error::Error>> {
+    let good = |c: &&Call| c.kind == kind && c.ok;
+    let last = calls.iter().filter(good).filter(|c| c.done < cut).map(|c| c.done).fold(0.0, f64::max);
+    let first = calls.iter().filter(good).filter(|c| c.done > cut).min_by(|a, b| a.done.total_cmp(&b.done));
+    let first = first.ok_or_else(|| format!("no {kind} call was answered after the cut"))?;
+    Ok(((first.done - last) * 1e3, first.clone()))
+}
+
+/// How many calls were due in this span, and how many of them were under way while copies were sent: those that may have been sent twice.
+pub fn hedged(client: &Driver, from: f64, to: f64) -> (usize, usize) {
+    let at = |line: &serde_json::Value| line["t"].as_f64().unwrap_or_default();
+    let off: Vec<f64> = client.routes("hedgeoff", from).iter().map(at).collect();
+    let begun: Vec<f64> = client.routes("hedge", from).iter().map(at).collect();
+    let spans: Vec<(f64, f64)> = begun
+        .into_iter()
+        .map(|begin| (begin, off.iter().copied().filter(|end| *end >= begin).fold(to, f64::min)))
+        .collect();
+    let calls: Vec<Call> = client.calls().into_iter().filter(|c| (from..to).contains(&c.due)).collect();
+    let twice = calls.iter().filter(|c| spans.iter().any(|(begin, end)| c.done >= *begin && c.due <= *end)).count();
+    (calls.len(), twice)
+}
