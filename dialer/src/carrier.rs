@@ -38,9 +38,9 @@ impl Carrier {
         Arc::new(Self { link, route, tier, authorization, standing, meter })
     }
 
-    /// Whether the link died, also before the agent heard of it.
+    /// Whether nothing new may be sent on it, also before the agent heard of it.
     pub fn gone(&self) -> bool {
-        self.link.is_closed().is_some() || matches!(*self.standing.borrow(), Standing::Lost)
+        !self.link.takes_calls() || matches!(*self.standing.borrow(), Standing::Lost)
     }
 }
 

@@ -17,8 +17,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::http2::{Http2, PLACES};
-use crate::link::{CloseReason, Link, LinkId, LinkInfo, LinkKind, chain};
+use crate::http2::{Http2, drive, places};
+use crate::link::{Link, LinkId, LinkInfo, LinkKind, chain};
 use crate::sever::{Cord, Severable, Socket};
 
 /// What HTTP/2, TLS and the kernel may each hold of unsent data: everything in these queues stands before a beat.
@@ -224,8 +224,9 @@ where
         .map_err(|e| (Stage::Http2, chain(&e), false))?;
     stages(Stage::Http2, started.elapsed());
     // The connection owns the stream: the socket is closed with it, whoever still holds the link.
-    let connection = async move { connection.await.err().map(|e| CloseReason::Broken(chain(&e))) };
-    Ok(Link::start(info, Box::new(Http2 { cord, sender }), PLACES, connection))
+    let places = places();
+    let connection = drive(connection, cord.clone(), places.clone());
+    Ok(Link::start(info, Box::new(Http2 { cord, sender }), places, connection))
 }
 
 fn advice(error: &io::Error, address: &Address) -> String {

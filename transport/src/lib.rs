@@ -10,6 +10,7 @@ pub mod direct;
 mod http2;
 mod link;
 pub mod message;
+mod places;
 #[cfg(feature = "server")]
 pub mod serve;
 mod sever;

@@ -8,10 +8,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tonic::Status;
 
 use crate::Body;
+use crate::places::Places;
 use crate::webrtc::CandidatePair;
 
 /// Unacknowledged data ends a connection that holds no session after this long.
@@ -94,7 +95,7 @@ impl fmt::Display for CloseReason {
 /// Which places of a link a call may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lane {
-    /// Calls of the program: at most 92 at once (248 over WebRTC), the rest wait.
+    /// Calls of the program: as many at once as the machine allows minus 8 (92 before it has said; 248 over WebRTC), the rest wait.
     Ordinary,
     /// Stop, beats and probes: they never wait for a place.
     Reserved,
@@ -139,10 +140,10 @@ pub struct Link(Arc<Shared>);
 struct Shared {
     info: LinkInfo,
     carrier: Box<dyn Carrier>,
-    /// Places for ordinary calls.
-    ordinary: Arc<Semaphore>,
-    places: u32,
+    places: Places,
     closing: AtomicBool,
+    /// The machine takes no new calls; what is out may finish.
+    refusing: AtomicBool,
     reason: OnceLock<CloseReason>,
     closed: watch::Receiver<bool>,
     /// Tells the connection's task to finish in order.
@@ -158,7 +159,7 @@ impl fmt::Debug for Link {
 impl Link {
     /// Takes over a connection that has just been made and drives it in a task until its end. `places` ordinary calls may be out
     /// at once. `connection` resolves with how it broke, or `None` where it ended in order.
-    pub(crate) fn start<F>(info: LinkInfo, carrier: Box<dyn Carrier>, places: u32, connection: F) -> Self
+    pub(crate) fn start<F>(info: LinkInfo, carrier: Box<dyn Carrier>, places: impl Into<Places>, connection: F) -> Self
     where
         F: Future<Output = Option<CloseReason>> + Send + 'static,
     {
@@ -168,9 +169,9 @@ impl Link {
         let link = Self(Arc::new(Shared {
             info,
             carrier,
-            ordinary: Arc::new(Semaphore::new(places as usize)),
-            places,
+            places: places.into(),
             closing: AtomicBool::new(false),
+            refusing: AtomicBool::new(false),
             reason: OnceLock::new(),
             closed,
             finish,
@@ -207,7 +208,7 @@ impl Link {
         let link = self.clone();
         async move {
             let place = match lane {
-                Lane::Reserved => None,
+                Lane::Reserved => link.0.places.reserved(),
                 Lane::Ordinary => Some(link.place().await?),
             };
             link.send(request, place).await
@@ -215,14 +216,13 @@ impl Link {
     }
 
     async fn place(&self) -> Result<OwnedSemaphorePermit, CallError> {
-        let ordinary = self.0.ordinary.clone();
-        if let Ok(place) = ordinary.clone().try_acquire_owned() {
+        if let Some(place) = self.0.places.try_ordinary() {
             return Ok(place);
         }
         let mut closed = self.0.closed.clone();
         tokio::select! {
             biased;
-            place = ordinary.acquire_owned() => place.map_err(|_| self.never_written()),
+            place = self.0.places.ordinary() => place.map_err(|_| self.never_written()),
             _ = closed.wait_for(|c| *c) => Err(self.never_written()),
         }
     }
@@ -254,6 +254,23 @@ impl Link {
         self.0.carrier.severed().map(CloseReason::Severed)
     }
 
+    /// Whether new calls are taken. A machine that shuts down says so before it closes: what is out may finish, nothing new is sent.
+    pub fn takes_calls(&self) -> bool {
+        !self.0.refusing.load(Ordering::Relaxed)
+            && !self.0.closing.load(Ordering::Relaxed)
+            && self.is_closed().is_none()
+    }
+
+    /// Whether it is the machine that takes no new calls, on a connection that still stands.
+    pub fn is_refused(&self) -> bool {
+        self.0.refusing.load(Ordering::Relaxed) && self.is_closed().is_none()
+    }
+
+    /// The connection gave a call back.
+    pub(crate) fn refuses(&self) {
+        self.0.refusing.store(true, Ordering::Relaxed);
+    }
+
     /// Ends it at once: reads and writes fail, the descriptor is closed, what is queued is thrown away.
     pub fn sever(&self, why: &'static str) {
         let _ = self.0.reason.set(CloseReason::Severed(why));
@@ -266,10 +283,9 @@ impl Link {
             return;
         }
         self.0.carrier.closes();
-        let (ordinary, shared) = (self.0.ordinary.clone(), self.0.clone());
+        let shared = self.0.clone();
         tokio::spawn(async move {
-            // All places free means that no ordinary call is out.
-            let _all = ordinary.acquire_many(shared.places).await;
+            shared.places.vacated().await;
             let _ = shared.reason.set(CloseReason::Closed);
             let _ = shared.finish.send(true);
         });

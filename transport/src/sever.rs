@@ -12,6 +12,7 @@ use futures_util::task::AtomicWaker;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_util::sync::CancellationToken;
 
 /// The two kinds of sockets a direct link runs on.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub(crate) struct Cord {
     reader: AtomicWaker,
     writer: AtomicWaker,
     severed: OnceLock<&'static str>,
+    /// The socket is closed, by whom ever.
+    ended: CancellationToken,
     started: Instant,
     /// Nanoseconds from `started` to the last byte read.
     last_read: AtomicU64,
@@ -53,6 +56,7 @@ impl Cord {
             let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
         }
         drop(socket);
+        self.ended.cancel();
         self.reader.wake();
         self.writer.wake();
     }
@@ -60,6 +64,11 @@ impl Cord {
     /// Why it was severed, if it was.
     pub(crate) fn severed(&self) -> Option<&'static str> {
         self.severed.get().copied()
+    }
+
+    /// Resolves once the socket is closed.
+    pub(crate) async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 
     /// When a byte was last read; the socket's start if none was.
@@ -138,6 +147,7 @@ impl Severable {
             reader: AtomicWaker::new(),
             writer: AtomicWaker::new(),
             severed: OnceLock::new(),
+            ended: CancellationToken::new(),
             started: Instant::now(),
             last_read: AtomicU64::new(0),
             read: AtomicU64::new(0),
@@ -150,6 +160,7 @@ impl Severable {
 impl Drop for Severable {
     fn drop(&mut self) {
         self.0.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.0.ended.cancel();
     }
 }
 

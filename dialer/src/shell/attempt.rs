@@ -131,6 +131,9 @@ pub(super) async fn probe(
     }
     let began = Instant::now();
     let answer = tokio::time::timeout(PROBE_LIMIT, link.call(request, Lane::Reserved)).await;
+    if link.is_refused() {
+        let _ = inputs.send(Input::Refused { link: link.info().id });
+    }
     if let Ok(Ok(answer)) = answer {
         let named = answer.headers().get(BOOT_HEADER).and_then(|value| value.to_str().ok());
         let boot = named.and_then(|text| u128::from_str_radix(text, 16).ok());

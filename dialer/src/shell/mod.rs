@@ -43,12 +43,35 @@ const FOUND: usize = 64;
 
 /// What the dialer's own tasks report. Every message answers an output of the agent, whose number is bounded.
 pub(crate) enum Input {
-    Stage { attempt: Attempt, stage: Stage },
-    Connected { attempt: Attempt, route: Route, link: Link, authorization: Option<HeaderValue> },
-    Failed { attempt: Attempt, why: Failure },
-    Closed { link: LinkId, why: CloseReason },
+    Stage {
+        attempt: Attempt,
+        stage: Stage,
+    },
+    Connected {
+        attempt: Attempt,
+        route: Route,
+        link: Link,
+        authorization: Option<HeaderValue>,
+    },
+    Failed {
+        attempt: Attempt,
+        why: Failure,
+    },
+    Closed {
+        link: LinkId,
+        why: CloseReason,
+    },
+    /// The machine takes no new calls on the link.
+    Refused {
+        link: LinkId,
+    },
     Heard(SocketAddr),
-    Probed { attempt: Attempt, link: LinkId, rtt: Duration, boot: Option<u128> },
+    Probed {
+        attempt: Attempt,
+        link: LinkId,
+        rtt: Duration,
+        boot: Option<u128>,
+    },
 }
 
 /// What a search reports.
@@ -243,6 +266,7 @@ impl Task {
                 self.attempts.remove(&attempt);
                 self.connected(attempt, route, link, authorization, now);
             }
+            Input::Refused { link } => self.refused(link, now),
             Input::Heard(address) => self.handle_found(Found::Candidate(Route::Direct(address), Origin::Mdns)),
             Input::Closed { link, why } => {
                 tracing::debug!(%link, %why, "link closed");
@@ -256,6 +280,16 @@ impl Task {
                     self.agent.handle_process(link, boot, now);
                 }
             }
+        }
+    }
+
+    /// What is out on the link may finish; for everything else it is gone.
+    fn refused(&mut self, link: LinkId, now: Instant) {
+        if let Some(served) = self.carriers.remove(&link) {
+            tracing::debug!(%link, "the machine takes no new calls here");
+            served.carrier.link.close();
+            self.agent.handle_closed(link, now);
+            self.tell(RouteEvent::Closed { link, why: CloseReason::ByPeer });
         }
     }
 
@@ -331,6 +365,10 @@ impl Task {
     fn read_meters(&mut self) {
         let now = Instant::now();
         let mut busy = false;
+        let refused = self.carriers.iter().find(|(_, served)| served.carrier.link.is_refused());
+        if let Some(link) = refused.map(|(link, _)| *link) {
+            self.refused(link, now);
+        }
         for (id, served) in &mut self.carriers {
             let reading = served.carrier.meter.read();
             if reading.life > served.life {

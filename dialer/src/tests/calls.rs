@@ -134,6 +134,28 @@ async fn numbered_motion_is_sent_again() {
 }
 
 #[tokio::test]
+async fn a_machine_that_says_goodbye_is_left_for_another_while_its_last_call_finishes() {
+    let machine = Machine::start().await;
+    let (channel, switch) = dialed(&machine).await;
+    let first = switch.current().unwrap().id;
+    let mut events = switch.events();
+    machine.delay(Duration::from_millis(300));
+    let last = tokio::spawn({
+        let channel = channel.clone();
+        async move { call(&channel, request(OTHER)).await }
+    });
+    machine.arrival(OTHER, 1).await;
+    // GOAWAY, and a port that is served again at once.
+    machine.leave().await;
+    let again = Machine::on(machine.address, None).await;
+    call(&channel, request(READ)).await.unwrap();
+    assert_eq!(again.seen(READ), 1);
+    assert_ne!(switch.current().unwrap().id, first);
+    last.await.unwrap().expect("what was out has finished");
+    while !matches!(events.recv().await.unwrap(), RouteEvent::Closed { link, .. } if link == first) {}
+}
+
+#[tokio::test]
 async fn a_call_goes_over_the_link_that_is_asked_for() {
     let machine = Machine::start().await;
     let (_channel, switch) = dialed(&machine).await;

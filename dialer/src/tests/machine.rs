@@ -41,6 +41,8 @@ pub struct Script {
     seen: Mutex<BTreeMap<String, u64>>,
     /// Calls to leave unanswered before answering.
     mute: AtomicU64,
+    /// Milliseconds until a reply.
+    delay: AtomicU64,
     /// Bytes of a reply.
     size: AtomicU64,
     /// Replies end without their trailers, that is: not at all.
@@ -79,7 +81,7 @@ impl Machine {
         let address = listener.local_addr().unwrap();
         let script = Arc::new(Script::default());
         let down = CancellationToken::new();
-        let options = ServeOptions { tls, drain: Duration::ZERO, ..ServeOptions::default() };
+        let options = ServeOptions { tls, drain: Duration::from_secs(2), ..ServeOptions::default() };
         let peers = script.clone();
         let events = move |event| {
             if let ConnectionEvent::Opened(peer) = event {
@@ -93,6 +95,18 @@ impl Machine {
 
     pub fn mute(&self, calls: u64) {
         self.script.mute.store(calls, Ordering::SeqCst);
+    }
+
+    pub fn delay(&self, delay: Duration) {
+        self.script.delay.store(delay.as_millis() as u64, Ordering::SeqCst);
+    }
+
+    /// Ends the server in order: connections finish what is out on them; the port is free afterwards.
+    pub async fn leave(&self) {
+        self.down.cancel();
+        while TcpListener::bind(self.address).await.is_err() {
+            tokio::task::yield_now().await;
+        }
     }
 
     pub fn unfinished(&self) {
@@ -182,6 +196,9 @@ impl Service<Request<Body>> for Scripted {
             let less = |left: u64| left.checked_sub(1);
             if !probe && script.mute.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
                 std::future::pending::<()>().await;
+            }
+            if !probe {
+                tokio::time::sleep(Duration::from_millis(script.delay.load(Ordering::SeqCst))).await;
             }
             if path == VIDEO {
                 let frames = futures_util::stream::unfold((), |()| async {
