@@ -3,5 +3,6 @@
 //! A peer connection gives a [`channel::DataChannel`]; everything above it is the same whatever made the connection.
 
 pub mod channel;
+pub mod frame;
 
 pub use channel::{Candidate, CandidateKind, CandidatePair, ChannelInfo, DataChannel, DriverEnd, PairLimits, Sever};
