@@ -4,5 +4,6 @@
 
 pub mod channel;
 pub mod frame;
+pub mod mux;
 
 pub use channel::{Candidate, CandidateKind, CandidatePair, ChannelInfo, DataChannel, DriverEnd, PairLimits, Sever};
