@@ -23,6 +23,25 @@ pub fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
+/// A timeout as the header has it: at most eight digits, rounded down to the finest unit that holds it.
+#[cfg(feature = "server")]
+pub(crate) fn text(timeout: Duration) -> String {
+    const MOST: u128 = 99_999_999;
+    let seconds = u128::from(timeout.as_secs());
+    for (number, unit) in [
+        (timeout.as_nanos(), 'n'),
+        (timeout.as_micros(), 'u'),
+        (timeout.as_millis(), 'm'),
+        (seconds, 'S'),
+        (seconds / 60, 'M'),
+    ] {
+        if number <= MOST {
+            return format!("{number}{unit}");
+        }
+    }
+    format!("{}H", (seconds / 3600).min(MOST))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +69,26 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parse(text), expected, "{text:?}");
+        }
+    }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn timeouts_are_written_as_they_are_read() {
+        for (timeout, expected) in [
+            (Duration::from_nanos(1), "1n"),
+            (Duration::from_millis(1500), "1500000u"),
+            (Duration::from_secs(100), "100000m"),
+            (Duration::from_secs(200_000), "200000S"),
+            (Duration::from_secs(5_000_000_000), "83333333M"),
+            (Duration::from_secs(u64::MAX), "99999999H"),
+        ] {
+            let written = text(timeout);
+            assert_eq!(written, expected);
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", written.parse().expect("a header"));
+            let read = grpc_timeout(&headers).expect("as it was written");
+            assert!(read <= timeout, "{timeout:?} {written}");
         }
     }
 }

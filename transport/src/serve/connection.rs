@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -19,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
-use super::{ConnectionEvent, PeerConnection, ServeOptions, next_id};
+use super::{ConnectionEvent, PeerConnection, ServeOptions};
 use crate::Body;
 use crate::sever::{Cord, Severable};
 
@@ -163,7 +162,7 @@ where
     let silent = || io::Error::new(io::ErrorKind::TimedOut, "no first bytes in time");
     let (first, http2) =
         timeout(shared.options.first_byte_timeout, first_bytes(&mut stream)).await.map_err(|_| silent())??;
-    let peer = Arc::new(PeerConnection { id: next_id(), remote, local, http2, cord, bound: AtomicU64::new(0) });
+    let peer = Arc::new(PeerConnection::over_socket(local, remote, http2, cord));
     let open = Open::new(shared.clone(), peer.clone());
     let io = TokioIo::new(Rewound { first, stream });
     let place = Arc::new(place);

@@ -14,12 +14,14 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use crate::Body;
 use crate::sever::{Cord, Severable, Socket};
+use crate::webrtc::{CandidatePair, ChannelInfo, Sever};
 use connection::Waiting;
 
 /// How the port is served.
@@ -77,39 +79,88 @@ impl Listener {
 pub struct PeerConnection {
     /// Unique in the process.
     pub id: u64,
-    /// The peer's address, for sockets that have one.
+    /// The peer's address, for sockets that have one; over WebRTC that of the first selected pair.
     pub remote: Option<SocketAddr>,
-    /// Our address, for sockets that have one.
+    /// Our address, likewise.
     pub local: Option<SocketAddr>,
-    /// Whether HTTP/2 is spoken; else HTTP/1.1, where one client may use several connections.
+    /// Whether one connection is one client, as over HTTP/2 and WebRTC; over HTTP/1.1 one client may use several.
     pub http2: bool,
-    cord: Arc<Cord>,
+    /// Over WebRTC: what the signaling service said of the caller, who proves nothing on the channel itself.
+    pub introduced: Option<Introduced>,
+    end: End,
     /// The bound that the kernel was told last, in milliseconds.
     bound: AtomicU64,
 }
 
+/// What a signaling service says of a caller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Introduced {
+    /// Whom it authenticated; `None` where it does not say.
+    pub entity: Option<String>,
+    /// The hosts that the caller asked for.
+    pub hosts: Vec<String>,
+}
+
+/// What a connection ends with.
+#[derive(Debug)]
+enum End {
+    Socket(Arc<Cord>),
+    Channel { sever: Sever, info: watch::Receiver<ChannelInfo> },
+}
+
 impl PeerConnection {
+    fn over_socket(local: Option<SocketAddr>, remote: Option<SocketAddr>, http2: bool, cord: Arc<Cord>) -> Self {
+        let end = End::Socket(cord);
+        Self { id: next_id(), remote, local, http2, introduced: None, end, bound: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn over_channel(introduced: Introduced, sever: Sever, info: watch::Receiver<ChannelInfo>) -> Self {
+        let CandidatePair { local, remote } = info.borrow().pair;
+        Self {
+            id: next_id(),
+            remote: Some(remote.address),
+            local: Some(local.address),
+            http2: true,
+            introduced: Some(introduced),
+            end: End::Channel { sever, info },
+            bound: AtomicU64::new(0),
+        }
+    }
+
+    /// The pair that packets go between now; `None` where the connection is not over WebRTC.
+    pub fn pair(&self) -> Option<CandidatePair> {
+        match &self.end {
+            End::Socket(_) => None,
+            End::Channel { info, .. } => Some(info.borrow().pair),
+        }
+    }
+
     /// Tells the kernel how long the peer may say nothing, not even that it got what was sent or that it is there: `max(2 W, 4 s)` while something
-    /// of window W is held, else 30 s. Then the connection is closed.
+    /// of window W is held, else 30 s. Then the connection is closed. One over WebRTC judges silence by itself, and sooner.
     pub fn hold(&self, window: Option<Duration>) {
         let bound = window.map_or(Duration::from_secs(30), |w| (2 * w).max(Duration::from_secs(4)));
         let millis = u64::try_from(bound.as_millis()).unwrap_or(u64::MAX);
-        if self.bound.swap(millis, Ordering::Relaxed) != millis {
-            self.cord.set_user_timeout(bound);
-            self.cord.set_keepalive(bound);
+        if self.bound.swap(millis, Ordering::Relaxed) != millis
+            && let End::Socket(cord) = &self.end
+        {
+            cord.set_user_timeout(bound);
+            cord.set_keepalive(bound);
         }
     }
 
     /// Ends the connection at once.
     pub fn sever(&self, why: &'static str) {
-        self.cord.sever(why);
+        match &self.end {
+            End::Socket(cord) => cord.sever(why),
+            End::Channel { sever, .. } => sever.sever(why),
+        }
     }
 }
 
-/// What happens to connections that speak HTTP.
+/// What happens to connections that speak HTTP, or gRPC over WebRTC.
 #[derive(Clone, Debug)]
 pub enum ConnectionEvent {
-    /// The first bytes have told what it speaks.
+    /// The first bytes have told what it speaks, or the channel is open.
     Opened(Arc<PeerConnection>),
     /// It is gone.
     Closed(Arc<PeerConnection>),

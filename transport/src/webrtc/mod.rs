@@ -5,5 +5,9 @@
 pub mod channel;
 pub mod frame;
 pub mod mux;
+mod port;
+#[cfg(feature = "server")]
+pub mod serve;
+pub mod service;
 
 pub use channel::{Candidate, CandidateKind, CandidatePair, ChannelInfo, DataChannel, DriverEnd, PairLimits, Sever};

@@ -150,7 +150,7 @@ pub mod response {
             }
             status.details.clear();
         }
-        let cut = status.message.floor_char_boundary(MAX_TEXT);
+        let cut = (0..=MAX_TEXT).rev().find(|at| status.message.is_char_boundary(*at)).unwrap_or(0);
         status.message.truncate(cut);
         try_trailers(stream, &status, &none).unwrap_or_default()
     }

@@ -86,6 +86,7 @@ pub struct Callee {
     deadlines: BTreeSet<(Instant, u64)>,
     events: VecDeque<Event>,
     held: u64,
+    closing: bool,
 }
 
 impl Callee {
@@ -100,7 +101,13 @@ impl Callee {
             deadlines: BTreeSet::new(),
             events: VecDeque::new(),
             held: 0,
+            closing: false,
         }
+    }
+
+    /// No new calls from now on.
+    pub fn close(&mut self) {
+        self.closing = true;
     }
 
     /// Whether packets should be read: not while too many refusals wait for a client that does not read them.
@@ -187,6 +194,9 @@ impl Callee {
 
     fn open(&mut self, opened: Opened, window: Option<u64>, now: Instant) {
         let (id, reserved) = (opened.id, is_reserved(&opened.method));
+        if self.closing {
+            return self.refuse(id, &Status::unavailable("the machine is shutting down"));
+        }
         let full = if reserved {
             self.reserved >= self.limits.reserved
         } else {

@@ -143,6 +143,13 @@ impl Caller {
         }
     }
 
+    /// The call's messages broke off: it fails with this, and the machine is told.
+    pub fn cancel(&mut self, id: u64, status: Status) {
+        if self.is_live(id) {
+            self.fail(id, status);
+        }
+    }
+
     /// A packet came.
     pub fn handle_packet(&mut self, packet: &Bytes, _now: Instant) {
         let frame = match frame::read_response(packet) {
