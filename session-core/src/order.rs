@@ -70,7 +70,7 @@ impl FromStr for Order {
         let mut parts = text.split("; ");
         let head = parts.next().ok_or(OrderError::Malformed)?;
         let (key, number) = head.split_once('-').ok_or(OrderError::Malformed)?;
-        if key.len() != 16 || !key.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if key.len() != 16 || !key.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(OrderError::Malformed);
         }
         let key = u64::from_str_radix(key, 16).map_err(|_| OrderError::Malformed)?;
@@ -90,6 +90,10 @@ impl FromStr for Order {
             if one >= number {
                 return Err(OrderError::OpenNotLower);
             }
+            // Ascending, so that one order has one text.
+            if open.last().is_some_and(|last| *last >= one) {
+                return Err(OrderError::Malformed);
+            }
             open.insert(one);
             if open.len() > Self::MAX_OPEN {
                 return Err(OrderError::TooManyOpen);
@@ -99,7 +103,7 @@ impl FromStr for Order {
     }
 }
 
-/// A number from 1 without sign or leading zero, so that one order has one text.
+/// A number from 1 without sign or leading zero.
 fn decimal(text: &str) -> Result<u64, OrderError> {
     if text.starts_with('0') || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(OrderError::Malformed);
@@ -139,6 +143,9 @@ mod tests {
             "00000000000000ff-1; open=; end; end",
             "+0000000000000ff-1; open=",
             "00000000000000ff-99999999999999999999; open=",
+            "00000000000000FF-1; open=",
+            "00000000000000ff-9; open=7,3",
+            "00000000000000ff-9; open=3,3",
         ] {
             assert_eq!(text.parse::<Order>(), Err(OrderError::Malformed), "{text:?}");
         }

@@ -180,6 +180,19 @@ fn s35_where_nothing_was_held_it_restarts_and_tries_once() {
     assert_eq!(rig.failed(), [(call, Failure::Expired)], "no loop");
 }
 
+/// The seed of a schedule: the session was over, a base was stopped, and the command for one of its wheels was tried again after that.
+#[test]
+fn s94_a_call_whose_session_was_gone_is_not_tried_again_after_a_stop_of_anything() {
+    let mut rig = Rig::connected();
+    let call = rig.motion("left");
+    rig.start(true);
+    rig.client.issue("base", Kind::Stop, rig.now);
+    rig.take();
+    rig.client.handle_answer(call, Answer::Expired(None), rig.now);
+    assert_eq!(rig.failed(), [(call, Failure::Superseded)]);
+    assert_eq!(rig.sent(), []);
+}
+
 #[test]
 fn after_a_lapse_nothing_resumes_by_itself() {
     let mut rig = Rig::live(true);
@@ -475,6 +488,24 @@ fn beats_go_over_the_standby_for_half_a_window_at_most() {
     rig.pass(W * 2);
     let on_b = rig.beats().iter().filter(|b| b.1 == B).count();
     assert!((2..=4).contains(&on_b), "{on_b}");
+}
+
+/// The seed of a schedule: doubt that comes and goes does not begin the half window anew.
+#[test]
+fn a_hedge_that_comes_again_has_what_is_left_of_half_a_window() {
+    let mut rig = Rig::live(true);
+    rig.client.handle_link(B, LinkState::Standby, rig.now);
+    for _ in 0..6 {
+        rig.client.handle_hedge(Some(B), rig.now);
+        rig.pass_silently(W / 5);
+        rig.client.handle_hedge(None, rig.now);
+    }
+    assert!(rig.beats().iter().filter(|beat| beat.1 == B).count() <= 6);
+    rig.take();
+    rig.client.handle_hedge(Some(B), rig.now);
+    let call = rig.motion("m1");
+    rig.client.give_up(call, rig.now);
+    assert!(rig.beats().iter().all(|beat| beat.1 == A), "telling is a beat too");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod rig;
 
-use rig::{ALICE, Call, Rig, in_session};
+use rig::{ALICE, Call, Rig, in_session, ms};
 use session_core::registry::{Cause, Refused, Shut, Why};
 
 #[test]
@@ -28,5 +28,6 @@ fn a_removed_actuator_that_does_not_stop_is_told_of() {
     rig.failing.insert("m1");
     rig.registry.remove(&"m1", rig.now);
     rig.settle();
+    rig.pass(ms(100 + 200 + 400));
     assert_eq!(rig.lost(), [("m1", Cause::Removed)]);
 }

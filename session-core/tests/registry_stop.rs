@@ -330,3 +330,61 @@ fn a_removed_resource_is_stopped_and_its_calls_end() {
     rig.registry.configure("m1", true, [].into(), rig.now);
     assert!(matches!(rig.write(moving, "m1"), Err(Shut::Revoked(_))), "a namesake is another actuator");
 }
+
+/// The seed of a schedule: a base moves, and one of its wheels is stopped, or taken, by itself.
+#[test]
+fn a_wheel_does_not_turn_on_for_a_move_whose_other_wheel_was_taken() {
+    for stopped in [true, false] {
+        let mut rig = Rig::new();
+        let id = rig.session(ALICE);
+        let straight = rig.run("base", in_session(id));
+        rig.write(straight, "base").expect("an open gate");
+        if stopped {
+            rig.stop("left", in_session(id));
+            assert_eq!(rig.stopped(), ["left", "right"]);
+            assert_eq!(rig.cancelled(), [(straight, Why::Stopped)]);
+        } else {
+            rig.command("left", in_session(id));
+            assert_eq!(rig.stopped(), ["right"]);
+            assert_eq!(rig.cancelled(), [(straight, Why::Preempted)]);
+        }
+    }
+}
+
+/// The seed of a schedule: a failed Stop of a base came again after somebody else had taken one of its wheels.
+#[test]
+fn a_failed_stop_of_a_whole_is_repeated_only_for_the_parts_that_nobody_took() {
+    let mut rig = Rig::new();
+    let (driver, other) = (rig.session(ALICE), rig.session(BOB));
+    rig.command("base", in_session(driver));
+    rig.failing.insert("base");
+    rig.stop("base", in_session(driver));
+    rig.command("left", Call { owner: Some(BOB), ..in_session(other) });
+    rig.clear();
+    rig.pass(ms(100));
+    assert_eq!(rig.stopped(), ["right"]);
+    rig.pass(ms(1000));
+    assert_eq!((rig.stopped(), rig.lost()), (vec!["right"], vec![]));
+}
+
+/// The seed of a schedule: a write was inside, or the Stop failed, when the resource was removed.
+#[test]
+fn a_removed_resource_is_stopped_until_it_rests() {
+    let mut rig = Rig::new();
+    let id = rig.session(ALICE);
+    let moving = rig.run("m1", in_session(id));
+    let slot = rig.registry.enter(moving, &"m1", rig.now).expect("an open gate");
+    rig.registry.remove(&"m1", rig.now);
+    rig.settle();
+    assert_eq!(rig.stopped(), ["m1"]);
+    let late = rig.run("m1", in_session(id));
+    assert_eq!(rig.write(late, "m1"), Err(Shut::Revoked(Why::Removed)));
+    rig.failing.insert("m1");
+    rig.registry.leave(slot, rig.now);
+    rig.settle();
+    assert!(!rig.seen.contains(&MachineOutput::Removed("m1")), "its driver is still needed");
+    rig.failing.clear();
+    rig.pass(ms(100));
+    assert_eq!(rig.stopped(), ["m1", "m1", "m1"]);
+    assert_eq!(rig.seen.last(), Some(&MachineOutput::Removed("m1")));
+}

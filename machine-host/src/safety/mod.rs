@@ -181,8 +181,6 @@ impl Safety {
     /// Removes a resource: it is stopped, and its calls end.
     pub fn remove(&self, resource: &ResourceName) {
         self.0.with(|state, now| state.registry.remove(resource, now));
-        // Its thread ends when the Stop that it was just given has returned.
-        self.0.lock().stoppers.remove(resource);
     }
 
     /// Starts a session of id `fresh`, or resumes `resume`.
@@ -370,6 +368,8 @@ impl Shared {
                 }
                 MachineOutput::Forget(ticket) => state.outcomes.forget(ticket),
                 MachineOutput::Changed(_) => changed = true,
+                // Its thread ends when the last Stop that it was given has returned.
+                MachineOutput::Removed(resource) => drop(state.stoppers.remove(&resource)),
                 MachineOutput::Lapsed { holder, stopped, cause } => {
                     let contact = match holder {
                         Holder::Session(id) => state.contacts.remove(&id),

@@ -99,7 +99,9 @@ impl<C: Ord + Clone> ClientSession<C> {
                 self.motions.remove(&call);
             }
             Answer::Expired(told) => {
-                let again = !motion.retried && motion.kind == Kind::Motion;
+                // A Stop that was issued since may have been of a whole whose part this moves: only the machine knows.
+                let overtaken = self.last_stop.is_some_and(|stop| stop > call);
+                let again = !motion.retried && motion.kind == Kind::Motion && !overtaken;
                 let under = motion.sent.and_then(|sent| sent.session);
                 (motion.sent, motion.retried) = (None, true);
                 if under.is_some() && self.lease.live().map(|live| live.id) == under {
@@ -107,7 +109,7 @@ impl<C: Ord + Clone> ClientSession<C> {
                     self.lapse(Some(told), now);
                 }
                 if !again && self.motions.contains_key(&call) {
-                    self.fail(call, Failure::Expired);
+                    self.fail(call, if overtaken { Failure::Superseded } else { Failure::Expired });
                 }
             }
         }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::{
-    Attempt, BeatError, ClientOutput, ClientSession, Event, Failure, Letter, Link, LinkState, StartError, Started,
-    Stopped, TooSlow,
+    Attempt, BeatError, ClientOutput, ClientSession, Event, Failure, Letter, Link, StartError, Started, Stopped,
+    TooSlow,
 };
 use crate::SessionId;
 
@@ -167,10 +167,15 @@ impl<C: Ord + Clone> ClientSession<C> {
             self.beat(primary, false, now);
         }
         // Liveness proven on a path that commands do not use is no liveness.
-        let hedge = self.hedge.filter(|(_, since)| now.saturating_duration_since(*since) <= live.window / 2);
-        if let Some((link, _)) = hedge {
+        if let Some(link) = self.hedge_for(live.window, now) {
             self.beat(link, false, now);
         }
+    }
+
+    /// The link that beats go over beside the primary: for half a window since the primary was last proven.
+    fn hedge_for(&self, window: Duration, now: Instant) -> Option<Link> {
+        let since = self.doubted?;
+        self.hedge.filter(|_| now.saturating_duration_since(since) <= window / 2)
     }
 
     /// One beat.
@@ -186,18 +191,17 @@ impl<C: Ord + Clone> ClientSession<C> {
         Some(attempt)
     }
 
-    /// Tells the machine at once, on every live link, that calls were given up: what it holds of them is to end.
+    /// Tells the machine at once that calls were given up: what it holds of them is to end. On the primary, and on any other link only as long
+    /// as beats go there: each is a beat too.
     pub(super) fn tell_given_up(&mut self, now: Instant) {
-        if !self.is_ordered() {
-            return;
-        }
+        let Some(live) = self.lease.live().filter(|live| live.ordered) else { return };
+        let hedge = self.hedge_for(live.window, now);
         if let Some(next) = self.last_told.map(|last| last + TELLING).filter(|next| *next > now) {
             self.tell_at = Some(next);
             return;
         }
         (self.last_told, self.tell_at) = (Some(now), None);
-        let links: Vec<_> = self.links.iter().filter(|(_, s)| **s != LinkState::Draining).map(|(l, _)| *l).collect();
-        for link in links {
+        for link in self.primary().into_iter().chain(hedge) {
             self.beat(link, false, now);
         }
     }
@@ -215,6 +219,9 @@ impl<C: Ord + Clone> ClientSession<C> {
             Ok(()) => {
                 live.lapses = live.lapses.max(sent + live.window);
                 live.doubtful = false;
+                if on_primary && self.hedge.is_none() {
+                    self.doubted = None;
+                }
             }
             // On any other link it says nothing about the one that calls use.
             Err(BeatError::Unanswered) => live.doubtful |= on_primary,
@@ -229,7 +236,7 @@ impl<C: Ord + Clone> ClientSession<C> {
         self.lease = Lease::Idle;
         self.beats.clear();
         self.last_beat = None;
-        self.hedge = None;
+        (self.hedge, self.doubted) = (None, None);
         self.tell_at = None;
         let mut record = std::mem::take(&mut self.held);
         let by_machine = told.is_some();

@@ -40,12 +40,16 @@ pub struct ClientSession<C> {
     number: u64,
     next: u64,
     links: BTreeMap<Link, LinkState>,
-    /// While the primary is doubtful: where else beats go, and since when.
-    hedge: Option<(Link, Instant)>,
+    /// While the primary is doubtful: where else beats go.
+    hedge: Option<Link>,
+    /// Since when the primary is doubtful: until a beat on it is answered while nothing else answers for it, or until another takes its place.
+    doubted: Option<Instant>,
     /// A link is being validated: what cannot be sent now may be sent soon.
     swapping: bool,
     motions: BTreeMap<Call, Motion<C>>,
     stops: BTreeMap<Call, Stop<C>>,
+    /// The newest Stop there was.
+    last_stop: Option<Call>,
     /// Commands that were sent over a link to a machine that does not take order, and given up before they were answered: they may still be on
     /// their way, until a Stop behind them was answered or the link is severed.
     stray: BTreeMap<Link, BTreeSet<C>>,
@@ -73,9 +77,11 @@ impl<C: Ord + Clone> ClientSession<C> {
             next: 0,
             links: BTreeMap::new(),
             hedge: None,
+            doubted: None,
             swapping: false,
             motions: BTreeMap::new(),
             stops: BTreeMap::new(),
+            last_stop: None,
             stray: BTreeMap::new(),
             held: BTreeSet::new(),
             beats: BTreeMap::new(),
@@ -156,7 +162,7 @@ impl<C: Ord + Clone> ClientSession<C> {
                 self.links.insert(link, other);
             }
         }
-        if self.hedge.is_some_and(|(on, _)| !self.links.contains_key(&on)) {
+        if self.hedge.is_some_and(|on| !self.links.contains_key(&on)) {
             self.hedge = None;
         }
         self.flush(now);
@@ -174,11 +180,13 @@ impl<C: Ord + Clone> ClientSession<C> {
         }
     }
 
-    /// The standby answers where the primary does not: beats go over it too, for at most half a window (design 8). `None`: no more.
+    /// The standby answers where the primary does not: beats go over it too, for at most half a window in all until the primary is proven again or
+    /// replaced. Liveness proven on a path that commands do not use is no liveness. `None`: no more.
     pub fn handle_hedge(&mut self, on: Option<Link>, now: Instant) {
         self.expire(now);
-        self.hedge = on.map(|link| (link, now));
+        self.hedge = on.filter(|on| self.links.contains_key(on));
         if self.hedge.is_some() {
+            self.doubted.get_or_insert(now);
             self.beat_everywhere(now);
         }
     }
@@ -215,7 +223,9 @@ impl<C: Ord + Clone> ClientSession<C> {
             self.links.insert(old, LinkState::Draining);
         }
         self.swapping = false;
-        self.links.insert(link, LinkState::Primary);
+        if self.links.insert(link, LinkState::Primary) != Some(LinkState::Primary) {
+            (self.hedge, self.doubted) = (None, None);
+        }
         // A stock machine may still be reading a command from the old route when the next one comes over the new one.
         if !self.is_ordered() {
             let out = self.motions.values().filter_map(Motion::link).chain(self.stray.keys().copied());

@@ -53,6 +53,7 @@ impl<C> Stop<C> {
 impl<C: Ord + Clone> ClientSession<C> {
     pub(super) fn issue_stop(&mut self, call: Call, component: C, all: bool, now: Instant) {
         let component = (!all).then_some(component);
+        self.last_stop = Some(call);
         self.supersede(component.as_ref());
         if self.stops.len() >= MAX_STOPS
             && let Some(oldest) = self.stops.keys().next().copied()
@@ -91,7 +92,7 @@ impl<C: Ord + Clone> ClientSession<C> {
         let (primary, ours) = (self.primary(), self.is_ordered());
         let Some(stop) = self.stops.get_mut(&call) else { return };
         let ordered = stop.is_ordered() || (stop.early && ours);
-        let hedge = self.hedge.map(|(link, _)| link);
+        let hedge = self.hedge;
         let takes = |link: Link, state: LinkState| match state {
             LinkState::Primary => true,
             LinkState::Standby => ordered || hedge == Some(link),

@@ -63,7 +63,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         let cause = if all { Cause::All } else { Cause::Call };
         let out = resources.iter().filter(|r| self.begin_stop(r, cause, Some(ticket), now)).count();
         if all {
-            self.end_everything_before(ticket);
+            self.end_everything_before(ticket, now);
         }
         match self.waiting_stops.get_mut(&ticket) {
             Some(waiting) if out > 0 => waiting.out = out,
@@ -93,10 +93,10 @@ impl<R: Ord + Clone> SessionRegistry<R> {
     }
 
     /// StopAll ends every call there is, executions and those of resources without a Stop too.
-    fn end_everything_before(&mut self, ticket: Ticket) {
+    fn end_everything_before(&mut self, ticket: Ticket, now: Instant) {
         let running: Vec<_> = self.calls.range(..ticket).map(|(t, _)| *t).collect();
         for ticket in running {
-            self.revoke(ticket, Why::Stopped);
+            self.revoke(ticket, Why::Stopped, now);
         }
     }
 

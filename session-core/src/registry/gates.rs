@@ -11,6 +11,8 @@ pub(super) struct Gate<R> {
     pub(super) parts: BTreeSet<R>,
     /// No ticket below this passes.
     pub(super) floor: Ticket,
+    /// Counts what passed and what shut it: what was noted under another count is out of date.
+    pub(super) turn: u64,
     /// Why those below do not.
     pub(super) shut: Why,
     /// For whom it moves, since the last successful Stop.
@@ -23,7 +25,17 @@ pub(super) struct Gate<R> {
     pub(super) again: Option<Cause>,
     /// Failed Stops since a command passed.
     pub(super) failures: u32,
-    pub(super) retry: Option<(Instant, Cause)>,
+    pub(super) retry: Option<Retry<R>>,
+    /// Its resource is gone; the gate stays, shut to all, until nothing is inside the driver and its last Stop is over.
+    pub(super) removed: bool,
+}
+
+/// A failed Stop that will be tried again, where nothing has passed since.
+pub(super) struct Retry<R> {
+    pub(super) at: Instant,
+    pub(super) cause: Cause,
+    /// The gates it is about, each with its turn when the Stop began.
+    pub(super) covers: Vec<(R, u64)>,
 }
 
 /// A call that was admitted.
@@ -40,28 +52,41 @@ impl<R: Ord + Clone> SessionRegistry<R> {
     /// Adds a resource, or changes what it is. `actuator`: its driver has a Stop. `parts`: the resources its driver writes to.
     pub fn configure(&mut self, resource: R, actuator: bool, parts: BTreeSet<R>, now: Instant) {
         self.handle_timeout(now);
-        // A ticket of an earlier resource of this name is below the floor of the new one.
+        // A call on an earlier resource of this name is below the floor of the new one, or ends now.
         let floor = self.next_ticket();
-        let gate = self.gates.entry(resource).or_insert_with(|| Gate::new(floor));
+        let gate = self.gates.entry(resource.clone()).or_insert_with(|| Gate::new(floor));
+        let again = std::mem::take(&mut gate.removed);
         gate.actuator = actuator;
         gate.parts = parts;
+        if again {
+            self.end_calls_of(&resource, now);
+        }
     }
 
-    /// Removes a resource: what moves is stopped, its calls end.
-    pub fn remove(&mut self, resource: &R, now: Instant) {
-        self.handle_timeout(now);
-        if !self.gates.contains_key(resource) {
-            return;
-        }
-        self.begin_stop(resource, Cause::Removed, None, now);
+    fn end_calls_of(&mut self, resource: &R, now: Instant) {
         let running: Vec<_> = self.calls.iter().filter(|(_, c)| c.resource == *resource).map(|(t, _)| *t).collect();
         for ticket in running {
-            self.revoke(ticket, Why::Removed);
+            self.revoke(ticket, Why::Removed, now);
         }
-        if let Some(gate) = self.gates.remove(resource)
-            && let Some((at, _)) = gate.retry
-        {
-            self.timers.remove(&(at, Timed::StopRetry(resource.clone())));
+    }
+
+    /// Removes a resource: what moves is stopped, its calls end. Its driver is needed until [`MachineOutput::Removed`].
+    pub fn remove(&mut self, resource: &R, now: Instant) {
+        self.handle_timeout(now);
+        let Some(gate) = self.gates.get_mut(resource).filter(|gate| !gate.removed) else { return };
+        gate.removed = true;
+        self.begin_stop(resource, Cause::Removed, None, now);
+        self.end_calls_of(resource, now);
+        self.drop_removed(resource);
+    }
+
+    /// Forgets the gate of a removed resource once its driver is at rest.
+    pub(super) fn drop_removed(&mut self, resource: &R) {
+        let over =
+            |gate: &Gate<R>| gate.removed && gate.writing.is_none() && gate.stopping.is_empty() && gate.retry.is_none();
+        if self.gates.get(resource).is_some_and(over) {
+            self.gates.remove(resource);
+            self.output(MachineOutput::Removed(resource.clone()));
         }
     }
 
@@ -70,9 +95,8 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         self.handle_timeout(now);
         let ticket = self.next_ticket();
         self.calls.insert(ticket, Call::new(Some(by), resource.clone(), None));
-        for name in self.covered(resource) {
-            self.pass(ticket, Some(by), &name);
-        }
+        let covered = self.covered(resource);
+        self.pass(ticket, Some(by), &covered, now);
         ticket
     }
 
@@ -96,7 +120,8 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         }
         let mut busy = false;
         for name in &gates {
-            let Some(gate) = self.gates.get(name) else { return Err(Shut::Revoked(Why::Removed)) };
+            let gate = self.gates.get(name).filter(|gate| !gate.removed);
+            let Some(gate) = gate else { return Err(Shut::Revoked(Why::Removed)) };
             if ticket < gate.floor {
                 return Err(Shut::Revoked(gate.shut));
             }
@@ -106,11 +131,11 @@ impl<R: Ord + Clone> SessionRegistry<R> {
             return Err(Shut::Busy);
         }
         for name in &gates {
-            self.pass(ticket, holder, name);
             if let Some(gate) = self.gates.get_mut(name) {
                 gate.writing = Some(ticket);
             }
         }
+        self.pass(ticket, holder, &gates, now);
         Ok(Slot { ticket, gates })
     }
 
@@ -131,24 +156,17 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         let whole = again.first().is_some_and(|(name, _)| slot.gates.first() == Some(name));
         again.truncate(if whole { 1 } else { again.len() });
         for (name, cause) in again {
-            self.write_stop(&name, cause, None, now);
+            self.write_stop(&name, cause, now);
+        }
+        for name in &slot.gates {
+            self.drop_removed(name);
         }
     }
 
     /// Ends a call early. What it still holds is stopped: not where a later command has passed, nor where a Stop came since.
     pub fn cancel(&mut self, ticket: Ticket, why: Why, now: Instant) {
         self.handle_timeout(now);
-        let Some(call) = self.calls.get_mut(&ticket) else { return };
-        if call.done || call.revoked.is_some() {
-            return;
-        }
-        call.revoked = Some(why);
-        let resource = call.resource.clone();
-        let held = self.covered(&resource).into_iter().filter(|name| self.is_held_by(name, ticket)).collect();
-        for resource in self.wholes(held) {
-            self.begin_stop(&resource, Cause::Cancel, None, now);
-        }
-        self.output(MachineOutput::Cancel { ticket, why });
+        self.revoke(ticket, why, now);
     }
 
     /// A call has returned. `outcome` of a numbered one: whether the shell keeps it for copies.
@@ -166,29 +184,39 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         }
     }
 
-    /// Passing the gate is the association, and nothing else is.
-    fn pass(&mut self, ticket: Ticket, holder: Option<Holder>, name: &R) {
-        let Some(gate) = self.gates.get_mut(name) else { return };
-        let before = gate.floor;
-        (gate.floor, gate.shut, gate.holder) = (ticket, Why::Preempted, holder);
-        gate.failures = 0;
-        if let Some((at, _)) = gate.retry.take() {
-            self.timers.remove(&(at, Timed::StopRetry(name.clone())));
+    /// Passing the gates is the association, and nothing else is. What passed them before is shut out.
+    fn pass(&mut self, ticket: Ticket, holder: Option<Holder>, names: &[R], now: Instant) {
+        let mut before = BTreeSet::new();
+        for name in names {
+            let Some(gate) = self.gates.get_mut(name) else { continue };
+            before.insert(gate.floor);
+            gate.turn += 1;
+            (gate.floor, gate.shut, gate.holder) = (ticket, Why::Preempted, holder);
+            gate.failures = 0;
+            if let Some(retry) = gate.retry.take() {
+                self.timers.remove(&(retry.at, Timed::StopRetry(name.clone())));
+            }
         }
-        if before != ticket {
-            self.revoke(before, Why::Preempted);
+        before.remove(&ticket);
+        for ticket in before {
+            self.revoke(ticket, Why::Preempted, now);
         }
     }
 
-    /// Ends the right of a call to pass any gate, and tells its handler.
-    pub(super) fn revoke(&mut self, ticket: Ticket, why: Why) {
-        if let Some(call) = self.calls.get_mut(&ticket)
-            && call.revoked.is_none()
-            && !call.done
-        {
-            call.revoked = Some(why);
-            self.output(MachineOutput::Cancel { ticket, why });
+    /// Ends the right of a call to pass any gate, stops what it alone still holds, and tells its handler: a wheel does not go on turning for a
+    /// move whose other wheel was taken.
+    pub(super) fn revoke(&mut self, ticket: Ticket, why: Why, now: Instant) {
+        let Some(call) = self.calls.get_mut(&ticket) else { return };
+        if call.done || call.revoked.is_some() {
+            return;
         }
+        call.revoked = Some(why);
+        let resource = call.resource.clone();
+        let held = self.covered(&resource).into_iter().filter(|name| self.is_held_by(name, ticket)).collect();
+        for resource in self.wholes(held) {
+            self.begin_stop(&resource, Cause::Cancel, None, now);
+        }
+        self.output(MachineOutput::Cancel { ticket, why });
     }
 
     /// Whether the newest thing that passed `name` was this call.
@@ -236,6 +264,7 @@ impl<R> Gate<R> {
     fn new(floor: Ticket) -> Self {
         Self {
             actuator: false,
+            turn: 0,
             parts: BTreeSet::new(),
             floor,
             shut: Why::Removed,
@@ -245,6 +274,7 @@ impl<R> Gate<R> {
             again: None,
             failures: 0,
             retry: None,
+            removed: false,
         }
     }
 }

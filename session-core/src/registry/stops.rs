@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use super::gates::Retry;
 use super::{Cause, MachineOutput, SessionRegistry, StopFailed, StopId, Ticket, Timed, Why};
 use crate::SessionId;
 
@@ -15,10 +16,8 @@ const RETRIES: [Duration; 3] = [Duration::from_millis(100), Duration::from_milli
 pub(super) struct Stopping<R> {
     resource: R,
     cause: Cause,
-    /// The gates that stay shut until it returns.
-    covers: Vec<R>,
-    /// The floor it set: where a gate's floor is another by now, a command has passed since.
-    floor: Ticket,
+    /// The gates that stay shut until it returns, each with its turn when it began: where that is another by now, something has passed since.
+    covers: Vec<(R, u64)>,
     /// The call that waits for it.
     of: Option<Ticket>,
     due: Instant,
@@ -40,10 +39,11 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         for name in &covers {
             let Some(gate) = self.gates.get_mut(name) else { continue };
             (gate.floor, gate.shut) = (floor, Why::Stopped);
+            gate.turn += 1;
         }
         let stops = self.gates.get(resource).is_some_and(|gate| gate.actuator);
         if stops {
-            self.write_stop_at(resource, &covers, floor, cause, of, now);
+            self.write_stop_at(resource, &covers, cause, of, now);
         }
         let shut_out: Vec<_> = self
             .calls
@@ -52,7 +52,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
             .map(|(ticket, _)| *ticket)
             .collect();
         for ticket in shut_out {
-            self.revoke(ticket, Why::Stopped);
+            self.revoke(ticket, Why::Stopped, now);
         }
         stops
     }
@@ -63,27 +63,21 @@ impl<R: Ord + Clone> SessionRegistry<R> {
     }
 
     /// Calls the driver's Stop without raising a floor: the floor stands already.
-    pub(super) fn write_stop(&mut self, resource: &R, cause: Cause, of: Option<Ticket>, now: Instant) {
+    pub(super) fn write_stop(&mut self, resource: &R, cause: Cause, now: Instant) {
         let covers = self.covered(resource);
         let Some(gate) = self.gates.get(resource) else { return };
         if gate.actuator {
-            self.write_stop_at(resource, &covers, gate.floor, cause, of, now);
+            self.write_stop_at(resource, &covers, cause, None, now);
         }
     }
 
-    fn write_stop_at(
-        &mut self,
-        resource: &R,
-        covers: &[R],
-        floor: Ticket,
-        cause: Cause,
-        of: Option<Ticket>,
-        now: Instant,
-    ) {
+    fn write_stop_at(&mut self, resource: &R, covers: &[R], cause: Cause, of: Option<Ticket>, now: Instant) {
         self.last_stop += 1;
         let id = StopId(self.last_stop);
+        let mut turns = Vec::with_capacity(covers.len());
         for name in covers {
             let Some(gate) = self.gates.get_mut(name) else { continue };
+            turns.push((name.clone(), gate.turn));
             gate.stopping.insert(id);
             if gate.writing.is_some() {
                 gate.again = Some(cause);
@@ -91,7 +85,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         }
         let due = now + OVERDUE;
         self.timers.insert((due, Timed::StopOverdue(id)));
-        self.stops.insert(id, Stopping { resource: resource.clone(), cause, covers: covers.to_vec(), floor, of, due });
+        self.stops.insert(id, Stopping { resource: resource.clone(), cause, covers: turns, of, due });
         self.output(MachineOutput::Stop { id, resource: resource.clone(), cause });
     }
 
@@ -100,11 +94,11 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         self.handle_timeout(now);
         let Some(stop) = self.stops.remove(&of) else { return };
         self.timers.remove(&(stop.due, Timed::StopOverdue(of)));
-        for name in &stop.covers {
+        for (name, turn) in &stop.covers {
             let Some(gate) = self.gates.get_mut(name) else { continue };
             gate.stopping.remove(&of);
             // What the write inside has done since is stopped when it leaves: until then it is held.
-            if result.is_ok() && gate.floor == stop.floor && gate.again.is_none() {
+            if result.is_ok() && gate.turn == *turn && gate.again.is_none() {
                 gate.holder = None;
             }
             self.outputs.push_back(MachineOutput::Changed(name.clone()));
@@ -117,6 +111,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         if let Some(ticket) = stop.of {
             self.one_stop_back(ticket, &stop.resource, result);
         }
+        self.drop_removed(&stop.resource);
     }
 
     fn retry_stop(&mut self, stop: &Stopping<R>, now: Instant) {
@@ -125,8 +120,12 @@ impl<R: Ord + Clone> SessionRegistry<R> {
             let (resource, cause) = (stop.resource.clone(), stop.cause);
             return self.output(MachineOutput::StopLost { resource, cause });
         };
-        // A command has passed meanwhile: the actuator is somebody else's.
-        if gate.floor != stop.floor || gate.retry.is_some() {
+        // A command has passed meanwhile: the actuator is somebody else's. Or a later Stop is there, which has its own result.
+        if stop.covers.first().is_none_or(|(_, turn)| gate.turn != *turn) {
+            return;
+        }
+        if let Some(pending) = &mut gate.retry {
+            (pending.cause, pending.covers) = (stop.cause, stop.covers.clone());
             return;
         }
         let Some(wait) = RETRIES.get(gate.failures as usize) else {
@@ -136,15 +135,24 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         };
         gate.failures += 1;
         let at = now + *wait;
-        gate.retry = Some((at, stop.cause));
+        gate.retry = Some(Retry { at, cause: stop.cause, covers: stop.covers.clone() });
         self.timers.insert((at, Timed::StopRetry(stop.resource.clone())));
     }
 
+    /// Writes a failed Stop again: of the whole, or of those parts that nothing has passed since.
     pub(super) fn stop_retry_due(&mut self, resource: R, now: Instant) {
         let Some(gate) = self.gates.get_mut(&resource) else { return };
-        if let Some((_, cause)) = gate.retry.take() {
-            self.write_stop(&resource, cause, None, now);
+        let Some(Retry { cause, covers, .. }) = gate.retry.take() else { return };
+        let still = |(name, turn): &&(R, u64)| self.gates.get(name).is_none_or(|gate| gate.turn == *turn);
+        let left: Vec<_> = covers.iter().filter(still).map(|(name, _)| name.clone()).collect();
+        if left.len() == covers.len() {
+            self.write_stop(&resource, cause, now);
+        } else {
+            for name in left.into_iter().filter(|name| *name != resource) {
+                self.write_stop(&name, cause, now);
+            }
         }
+        self.drop_removed(&resource);
     }
 
     /// The gate stays shut until it returns; nothing else is touched.

@@ -240,6 +240,8 @@ pub enum MachineOutput<R> {
     Forget(Ticket),
     /// Those who wait for this gate may try again.
     Changed(R),
+    /// The driver of a removed resource is not called any more.
+    Removed(R),
     /// A holder is gone; for the log (s29).
     Lapsed {
         /// Who.
