@@ -11,3 +11,47 @@ pub mod serve;
 pub mod service;
 
 pub use channel::{Candidate, CandidateKind, CandidatePair, ChannelInfo, DataChannel, DriverEnd, PairLimits, Sever};
+
+#[cfg(feature = "webrtc")]
+pub mod answer;
+#[cfg(feature = "webrtc")]
+mod burst;
+#[cfg(feature = "webrtc")]
+pub mod call;
+#[cfg(feature = "webrtc")]
+mod candidate;
+#[cfg(feature = "webrtc")]
+mod checks;
+#[cfg(feature = "webrtc")]
+mod driver;
+#[cfg(feature = "webrtc")]
+pub mod exchange;
+#[cfg(feature = "webrtc")]
+mod gate;
+#[cfg(feature = "webrtc")]
+mod gather;
+#[cfg(feature = "webrtc")]
+pub mod options;
+#[cfg(feature = "webrtc")]
+pub mod peer;
+#[cfg(feature = "webrtc")]
+mod relay;
+#[cfg(feature = "webrtc")]
+pub mod sdp;
+#[cfg(feature = "webrtc")]
+mod socket;
+#[cfg(all(test, feature = "webrtc"))]
+mod tests;
+
+#[cfg(feature = "webrtc")]
+pub use answer::{AnswerOptions, IncomingPeer};
+#[cfg(feature = "webrtc")]
+pub use call::{CallError, CallStage, Called, call};
+#[cfg(feature = "webrtc")]
+pub use driver::{Control, OpenError};
+#[cfg(feature = "webrtc")]
+pub use exchange::CallerIdentity;
+#[cfg(feature = "webrtc")]
+pub use options::{IcePolicy, IceServer, PeerOptions, SocketChoice, TurnFilter};
+#[cfg(feature = "webrtc")]
+pub use socket::Mux;

@@ -1,0 +1,462 @@
+//! The order of an exchange of descriptions and candidates through a signaling service, both halves. Pure.
+//!
+//! Each half says `done` or `error` at most once. The caller holds its candidates back until the answer tells the exchange's
+//! number; the answerer sends its answer first.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant, SystemTime};
+
+use machine_api::google::rpc::Status as RpcStatus;
+use machine_api::proto::rpc::webrtc::v1::{
+    AnswerRequest, AnswerResponse, AnswerResponseDoneStage, AnswerResponseErrorStage, AnswerResponseInitStage,
+    AnswerResponseUpdateStage, CallResponse, CallUpdateRequest, IceCandidate, answer_request, answer_response,
+    call_response, call_update_request,
+};
+use tonic::Code;
+
+use super::options::IceServer;
+use super::sdp::{Description, Kind};
+
+/// Candidates of one side that are passed on.
+const MAX_CANDIDATES: usize = 64;
+/// An offer's life where it names none, as existing services have it.
+const OFFER_LIFE: Duration = Duration::from_secs(10);
+/// A deadline is never taken to be sooner: clocks differ.
+const EARLIEST: Duration = Duration::from_secs(5);
+/// Nor later: what an answerer does for one offer is bounded.
+const LATEST: Duration = Duration::from_secs(30);
+/// The longest text of an error that is passed on, in characters.
+const MAX_ERROR: usize = 300;
+
+/// Why an exchange failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// As gRPC has it.
+    pub code: Code,
+    /// What happened.
+    pub what: String,
+}
+
+impl Failure {
+    fn new(code: Code, what: impl Into<String>) -> Self {
+        Self { code, what: what.into().chars().take(MAX_ERROR).collect() }
+    }
+
+    fn status(&self) -> RpcStatus {
+        RpcStatus { code: self.code as i32, message: self.what.clone(), details: Vec::new() }
+    }
+}
+
+fn candidate(text: &str) -> IceCandidate {
+    IceCandidate {
+        candidate: text.to_owned(),
+        sdp_mid: Some("0".into()),
+        sdpm_line_index: Some(0),
+        username_fragment: None,
+    }
+}
+
+/// What the caller's half wants done.
+#[derive(Clone, PartialEq, Debug)]
+pub enum CallerOutput {
+    /// The peer's answer.
+    Answer(Box<Description>),
+    /// A candidate of the peer's.
+    Remote(String),
+    /// To be sent; `done` and errors only after all candidates before them.
+    Update(CallUpdateRequest),
+    /// Nothing more will come of it.
+    Failed(Failure),
+}
+
+/// The caller's half of an exchange.
+#[derive(Debug)]
+pub struct Caller {
+    uuid: Option<String>,
+    held: Vec<String>,
+    candidates: usize,
+    remote: usize,
+    /// `done` or an error was sent, or the exchange has failed.
+    over: bool,
+    gathered: bool,
+    deadline: Instant,
+    outputs: VecDeque<CallerOutput>,
+}
+
+impl Caller {
+    /// An exchange whose offer is on its way; it has until `deadline`.
+    pub fn new(deadline: Instant) -> Self {
+        Self {
+            uuid: None,
+            held: Vec::new(),
+            candidates: 0,
+            remote: 0,
+            over: false,
+            gathered: false,
+            deadline,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// A candidate of ours. Those in the offer are not to be repeated here.
+    pub fn handle_candidate(&mut self, text: &str) {
+        if self.over || self.candidates == MAX_CANDIDATES {
+            return;
+        }
+        self.candidates += 1;
+        match &self.uuid {
+            Some(_) => self.update(call_update_request::Update::Candidate(candidate(text))),
+            None => self.held.push(text.to_owned()),
+        }
+    }
+
+    /// No more of ours follow.
+    pub fn handle_gathered(&mut self) {
+        self.gathered = true;
+        self.finish_if_gathered();
+    }
+
+    /// The channel is open: the exchange has served its purpose.
+    pub fn handle_open(&mut self) {
+        if !self.over && self.uuid.is_some() {
+            self.over = true;
+            self.update(call_update_request::Update::Done(true));
+        }
+    }
+
+    /// The connection has failed on our side.
+    pub fn handle_failed(&mut self, failure: Failure) {
+        self.fail(failure);
+    }
+
+    /// What the service sent.
+    pub fn handle_response(&mut self, response: CallResponse, now: Instant) {
+        if self.expired(now) {
+            return;
+        }
+        match (response.stage, &self.uuid) {
+            (Some(call_response::Stage::Init(init)), None) => match Description::decode(&init.sdp) {
+                Ok(answer) if answer.kind == Kind::Answer => {
+                    self.uuid = Some(response.uuid);
+                    self.outputs.push_back(CallerOutput::Answer(Box::new(answer)));
+                    for text in std::mem::take(&mut self.held) {
+                        self.update(call_update_request::Update::Candidate(candidate(&text)));
+                    }
+                    self.finish_if_gathered();
+                }
+                Ok(_) => self.fail(Failure::new(Code::Internal, "the machine answered the offer with an offer")),
+                Err(e) => self.fail(Failure::new(Code::Internal, format!("the machine's answer cannot be used: {e}"))),
+            },
+            (Some(call_response::Stage::Init(_)), Some(_)) => {
+                self.fail(Failure::new(Code::Internal, "the signaling service sent two answers"));
+            }
+            (Some(call_response::Stage::Update(_)), None) => {
+                self.fail(Failure::new(Code::Internal, "the signaling service sent a candidate before the answer"));
+            }
+            (Some(call_response::Stage::Update(_)), Some(uuid)) if *uuid != response.uuid => {
+                self.fail(Failure::new(Code::Internal, "the signaling service mixed up two exchanges"));
+            }
+            (Some(call_response::Stage::Update(update)), Some(_)) => {
+                if let Some(candidate) = update.candidate
+                    && self.remote < MAX_CANDIDATES
+                {
+                    self.remote += 1;
+                    self.outputs.push_back(CallerOutput::Remote(candidate.candidate));
+                }
+            }
+            // A stage of later protocols.
+            (None, _) => {}
+        }
+    }
+
+    /// The service ended the call: in order once the answerer is done, else with an error.
+    pub fn handle_end(&mut self, error: Option<Failure>) {
+        match error {
+            Some(failure) => self.fail(failure),
+            None if self.uuid.is_none() => {
+                self.fail(Failure::new(Code::Unavailable, "the signaling service ended the call without an answer"));
+            }
+            None => {}
+        }
+    }
+
+    /// What to do.
+    pub fn poll_output(&mut self) -> Option<CallerOutput> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Caller::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.expired(now);
+    }
+
+    fn expired(&mut self, now: Instant) -> bool {
+        if now < self.deadline {
+            return false;
+        }
+        let what = if self.uuid.is_some() {
+            "the machine answered, but no path to it was found in time; a firewall between may let no UDP through"
+        } else {
+            "the machine did not answer in time; is it running, and can it reach the signaling service?"
+        };
+        self.fail(Failure::new(Code::DeadlineExceeded, what));
+        true
+    }
+
+    fn finish_if_gathered(&mut self) {
+        if self.gathered && !self.over && self.uuid.is_some() {
+            self.over = true;
+            self.update(call_update_request::Update::Done(true));
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        if !std::mem::replace(&mut self.over, true) && self.uuid.is_some() {
+            self.update(call_update_request::Update::Error(failure.status()));
+        }
+        if !self.outputs.iter().any(|o| matches!(o, CallerOutput::Failed(_))) {
+            self.outputs.push_back(CallerOutput::Failed(failure));
+        }
+    }
+
+    fn update(&mut self, update: call_update_request::Update) {
+        let uuid = self.uuid.clone().unwrap_or_default();
+        self.outputs.push_back(CallerOutput::Update(CallUpdateRequest { uuid, update: Some(update) }));
+    }
+}
+
+/// Who calls, as the signaling service authenticated them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CallerIdentity {
+    /// The authenticated entity; empty where the service tells none.
+    pub entity: String,
+    /// What the service tells besides.
+    pub metadata: std::collections::BTreeMap<String, String>,
+}
+
+/// An offer that is to be answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// The peer's description.
+    pub description: Description,
+    /// Servers that the service adds for this exchange.
+    pub ice_servers: Vec<IceServer>,
+    /// Whether the answer must hold every candidate.
+    pub trickle: bool,
+    /// Who calls.
+    pub caller: CallerIdentity,
+}
+
+/// What the answerer's half wants done.
+#[derive(Clone, PartialEq, Debug)]
+pub enum AnswererOutput {
+    /// Answer this; then [`Answerer::handle_answer`].
+    Offer(Box<Offer>),
+    /// A candidate of the peer's.
+    Remote(String),
+    /// To be sent.
+    Send(AnswerResponse),
+    /// Nothing more will come of it.
+    Failed(Failure),
+}
+
+/// The answerer's half of one exchange: one stream of the service.
+#[derive(Debug, Default)]
+pub struct Answerer {
+    uuid: Option<String>,
+    /// What became known before the answer was sent.
+    held: Vec<String>,
+    answered: bool,
+    candidates: usize,
+    remote: usize,
+    gathered: bool,
+    caller_done: bool,
+    over: bool,
+    deadline: Option<Instant>,
+    outputs: VecDeque<AnswererOutput>,
+}
+
+impl Answerer {
+    /// Waits for an offer.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What the service sent. `wall` is the time by the calendar, in which it names its deadline.
+    pub fn handle_request(&mut self, request: AnswerRequest, wall: SystemTime, now: Instant) {
+        use answer_request::Stage;
+        if self.expired(now) {
+            return;
+        }
+        let stage = match request.stage {
+            None | Some(Stage::Heartbeat(_)) => return,
+            Some(stage) => stage,
+        };
+        let known = self.uuid.is_some();
+        if known && self.uuid.as_ref() != Some(&request.uuid) {
+            return self.fail(Failure::new(Code::InvalidArgument, "the signaling service mixed up two exchanges"));
+        }
+        match stage {
+            Stage::Init(_) if known => self.fail(Failure::new(Code::InvalidArgument, "a second offer in one exchange")),
+            Stage::Init(init) => {
+                self.uuid = Some(request.uuid);
+                let told = init.deadline.as_ref().map(|d| {
+                    let at = Duration::new(u64::try_from(d.seconds).unwrap_or(0), u32::try_from(d.nanos).unwrap_or(0));
+                    let wall = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                    at.saturating_sub(wall).clamp(EARLIEST, LATEST)
+                });
+                self.deadline = Some(now + told.unwrap_or(OFFER_LIFE));
+                match Description::decode(&init.sdp) {
+                    Ok(description) if description.kind == Kind::Offer => {
+                        let config = init.optional_config.unwrap_or_default();
+                        let servers = config.additional_ice_servers.into_iter();
+                        let ice_servers = servers
+                            .map(|s| IceServer { urls: s.urls, username: s.username, credential: s.credential })
+                            .collect();
+                        let caller = CallerIdentity {
+                            entity: init.caller_auth_entity,
+                            metadata: init.caller_auth_metadata.into_iter().collect(),
+                        };
+                        let trickle = !config.disable_trickle;
+                        let offer = Offer { description, ice_servers, trickle, caller };
+                        self.outputs.push_back(AnswererOutput::Offer(Box::new(offer)));
+                    }
+                    Ok(_) => self.fail(Failure::new(Code::InvalidArgument, "the offer is an answer")),
+                    Err(e) => {
+                        self.fail(Failure::new(Code::InvalidArgument, format!("the offer cannot be used: {e}")));
+                    }
+                }
+            }
+            // A candidate of an exchange that has not begun is nobody's.
+            _ if !known => {}
+            Stage::Update(update) => {
+                if let Some(candidate) = update.candidate
+                    && self.remote < MAX_CANDIDATES
+                {
+                    self.remote += 1;
+                    self.outputs.push_back(AnswererOutput::Remote(candidate.candidate));
+                }
+            }
+            Stage::Done(_) => {
+                self.caller_done = true;
+                self.finish_if_complete();
+            }
+            Stage::Error(error) => {
+                let status = error.status.unwrap_or_default();
+                self.over = true;
+                let what = format!("the caller gave up: {}", status.message);
+                self.fail(Failure::new(Code::from_i32(status.code), what));
+            }
+            Stage::Heartbeat(_) => {}
+        }
+    }
+
+    /// Our answer; it leaves before everything else.
+    pub fn handle_answer(&mut self, answer: &Description) {
+        self.answered = true;
+        self.send(answer_response::Stage::Init(AnswerResponseInitStage { sdp: answer.encode() }));
+        for text in std::mem::take(&mut self.held) {
+            self.send_candidate(&text);
+        }
+        self.finish_if_complete();
+    }
+
+    /// A candidate of ours. Those in the answer are not to be repeated here.
+    pub fn handle_candidate(&mut self, text: &str) {
+        if self.over || self.candidates == MAX_CANDIDATES {
+            return;
+        }
+        self.candidates += 1;
+        if self.answered { self.send_candidate(text) } else { self.held.push(text.to_owned()) }
+    }
+
+    /// No more of ours follow.
+    pub fn handle_gathered(&mut self) {
+        self.gathered = true;
+        self.finish_if_complete();
+    }
+
+    /// The channel is open. Callers of one kind wait for this before they use it.
+    pub fn handle_open(&mut self) {
+        self.finish();
+    }
+
+    /// The connection has failed on our side.
+    pub fn handle_failed(&mut self, failure: Failure) {
+        self.fail(failure);
+    }
+
+    /// The service ended the stream.
+    pub fn handle_end(&mut self, error: Option<Failure>) {
+        if let Some(failure) = error
+            && !self.over
+        {
+            self.fail(failure);
+        }
+    }
+
+    /// What to do.
+    pub fn poll_output(&mut self) -> Option<AnswererOutput> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Answerer::handle_timeout`] is due; `None` while no offer has come.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.expired(now);
+    }
+
+    fn expired(&mut self, now: Instant) -> bool {
+        let due = self.deadline.is_some_and(|at| now >= at);
+        if due {
+            self.fail(Failure::new(Code::DeadlineExceeded, "the offer's exchange was not finished in time"));
+        }
+        due
+    }
+
+    /// Both sides have told everything: what is left happens between the peers.
+    fn finish_if_complete(&mut self) {
+        if self.gathered && self.caller_done && self.answered {
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
+        if !std::mem::replace(&mut self.over, true) {
+            self.send(answer_response::Stage::Done(AnswerResponseDoneStage {}));
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        if !std::mem::replace(&mut self.over, true) && self.uuid.is_some() {
+            let status = Some(failure.status());
+            self.send(answer_response::Stage::Error(AnswerResponseErrorStage { status }));
+        }
+        if !self.outputs.iter().any(|o| matches!(o, AnswererOutput::Failed(_))) {
+            self.outputs.push_back(AnswererOutput::Failed(failure));
+        }
+    }
+
+    fn send_candidate(&mut self, text: &str) {
+        let candidate = Some(candidate(text));
+        self.send(answer_response::Stage::Update(AnswerResponseUpdateStage { candidate }));
+    }
+
+    fn send(&mut self, stage: answer_response::Stage) {
+        let uuid = self.uuid.clone().unwrap_or_default();
+        self.outputs.push_back(AnswererOutput::Send(AnswerResponse { uuid, stage: Some(stage) }));
+    }
+}
+
+#[cfg(test)]
+#[path = "exchange_tests.rs"]
+mod tests;

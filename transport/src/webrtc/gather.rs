@@ -1,0 +1,201 @@
+//! Candidates of ours: interfaces, and what STUN servers see. Pure save for the list of interfaces.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use is::stun::{StunMessageBuilder, TransId};
+
+/// Addresses of interfaces that become candidates; hosts with bridges and containers have dozens that lead nowhere.
+const MAX_HOSTS: usize = 8;
+/// When an unanswered question to a STUN server is repeated, from its start (RFC 8489 section 6.2.1, from 100 ms).
+const REPEATS: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(700), Duration::from_millis(1500)];
+/// When it is given up.
+const GIVE_UP: Duration = Duration::from_secs(3);
+
+/// Addresses of this computer that a peer may reach, the likeliest first: the networks', then loopback.
+pub(crate) fn hosts(loopback: bool, reaches: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let mut found: Vec<IpAddr> = interfaces.iter().map(if_addrs::Interface::ip).collect();
+    found.retain(|ip| reaches(*ip) && (loopback || !ip.is_loopback()) && usable(*ip));
+    found.sort_by_key(|ip| (ip.is_loopback(), ip.is_ipv4(), *ip));
+    found.dedup();
+    if found.len() > MAX_HOSTS {
+        // Loopback stands last and is worth more than the ninth bridge.
+        let last = found.pop();
+        found.truncate(MAX_HOSTS - 1);
+        found.extend(last);
+    }
+    found
+}
+
+fn usable(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_unspecified() && !ip.is_link_local(),
+        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_unicast_link_local(),
+    }
+}
+
+/// A question to a STUN server: where do you see me?
+#[derive(Debug)]
+pub(crate) struct Question {
+    pub server: SocketAddr,
+    id: TransId,
+    started: Option<Instant>,
+    sent: usize,
+    done: bool,
+}
+
+impl Question {
+    pub fn new(server: SocketAddr) -> Self {
+        Self { server, id: TransId::new(), started: None, sent: 0, done: false }
+    }
+
+    /// Whether it was answered or given up.
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// When [`Question::poll`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.done {
+            return None;
+        }
+        let started = self.started?;
+        Some(started + REPEATS.get(self.sent.saturating_sub(1)).copied().unwrap_or(GIVE_UP))
+    }
+
+    /// The datagram to send now, if it is time.
+    pub fn poll(&mut self, now: Instant) -> Option<Vec<u8>> {
+        let due = self.started.is_none() || self.poll_timeout().is_some_and(|at| at <= now);
+        if self.done || !due {
+            return None;
+        }
+        let started = *self.started.get_or_insert(now);
+        if now >= started + GIVE_UP {
+            self.done = true;
+            return None;
+        }
+        self.sent += 1;
+        let mut datagram = vec![0; 64];
+        let request = StunMessageBuilder::new().binding().request().build(self.id);
+        let length = request.to_bytes(None, &mut datagram, |_, _| [0; 20]).ok()?;
+        datagram.truncate(length);
+        Some(datagram)
+    }
+
+    /// Whether `datagram` is the answer; then the address that the server saw.
+    pub fn handle(&mut self, remote: SocketAddr, datagram: &[u8]) -> Option<Option<SocketAddr>> {
+        if self.done || remote != self.server {
+            return None;
+        }
+        let (class, mapped) = mapped_address(datagram, &self.id)?;
+        self.done = true;
+        Some(mapped.filter(|_| class == Class::Success))
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Class {
+    Success,
+    Failure,
+}
+
+/// Reads an answer to the binding request `id` without credentials, which the library's parser does not.
+fn mapped_address(datagram: &[u8], id: &TransId) -> Option<(Class, Option<SocketAddr>)> {
+    const COOKIE: [u8; 4] = [0x21, 0x12, 0xA4, 0x42];
+    let class = match datagram.first_chunk()? {
+        [1, 1] => Class::Success,
+        [1, 0x11] => Class::Failure,
+        _ => return None,
+    };
+    // The library shows an id only in what it writes.
+    let mut own = [0; 64];
+    StunMessageBuilder::new().binding().request().build(*id).to_bytes(None, &mut own, |_, _| [0; 20]).ok()?;
+    if datagram.get(4..20)? != &own[4..20] {
+        return None;
+    }
+    let length = usize::from(u16::from_be_bytes([*datagram.get(2)?, *datagram.get(3)?]));
+    let mut rest = datagram.get(20..20 + length)?;
+    let mut plain = None;
+    while let [k0, k1, l0, l1, value @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*l0, *l1]));
+        let kind = u16::from_be_bytes([*k0, *k1]);
+        let value_here = value.get(..length)?;
+        // XOR-MAPPED-ADDRESS, and MAPPED-ADDRESS of servers from before it.
+        match kind {
+            0x0020 => {
+                let mut mask = [0; 16];
+                mask[..4].copy_from_slice(&COOKIE);
+                mask[4..].copy_from_slice(&own[8..20]);
+                return Some((class, address(value_here, &mask)));
+            }
+            0x0001 => plain = address(value_here, &[0; 16]),
+            _ => {}
+        }
+        rest = value.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Some((class, plain))
+}
+
+fn address(value: &[u8], mask: &[u8; 16]) -> Option<SocketAddr> {
+    let [_, family, p0, p1, ip @ ..] = value else { return None };
+    let port = u16::from_be_bytes([p0 ^ mask[0], p1 ^ mask[1]]);
+    let unmask = |i: usize, byte: u8| byte ^ mask[i];
+    let ip = match (family, ip.len()) {
+        (1, 4) => IpAddr::from(<[u8; 4]>::try_from(ip).ok()?.iter().enumerate().fold([0; 4], |mut to, (i, b)| {
+            to[i] = unmask(i, *b);
+            to
+        })),
+        (2, 16) => IpAddr::from(<[u8; 16]>::try_from(ip).ok()?.iter().enumerate().fold([0; 16], |mut to, (i, b)| {
+            to[i] = unmask(i, *b);
+            to
+        })),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer_to(request: &[u8], mapped: [u8; 4], port: u16) -> Vec<u8> {
+        let mut answer = vec![1, 1, 0, 12, 0x21, 0x12, 0xA4, 0x42];
+        answer.extend_from_slice(&request[8..20]);
+        answer.extend_from_slice(&[0, 0x20, 0, 8, 0, 1]);
+        answer.extend_from_slice(&(port ^ 0x2112).to_be_bytes());
+        answer.extend(mapped.iter().zip([0x21, 0x12, 0xA4, 0x42]).map(|(a, b)| a ^ b));
+        answer
+    }
+
+    #[test]
+    fn a_question_is_repeated_answered_once_and_given_up() {
+        let (now, server) = (Instant::now(), "192.0.2.1:3478".parse().expect("address"));
+        let mut question = Question::new(server);
+        let request = question.poll(now).expect("at once");
+        assert!(question.poll(now).is_none());
+        assert_eq!(question.poll(now + REPEATS[0]).as_ref(), Some(&request), "the same question");
+        let answer = answer_to(&request, [203, 0, 113, 9], 40000);
+        assert_eq!(question.handle("192.0.2.2:3478".parse().expect("address"), &answer), None);
+        let mut forged = answer.clone();
+        forged[9] ^= 1;
+        assert_eq!(question.handle(server, &forged), None);
+        assert_eq!(question.handle(server, &answer), Some(Some("203.0.113.9:40000".parse().expect("address"))));
+        assert!(question.is_done() && question.handle(server, &answer).is_none());
+
+        let mut unanswered = Question::new(server);
+        let mut sent = usize::from(unanswered.poll(now).is_some());
+        while let Some(at) = unanswered.poll_timeout() {
+            sent += usize::from(unanswered.poll(at).is_some());
+        }
+        assert_eq!(sent, 1 + REPEATS.len());
+    }
+
+    #[test]
+    fn this_computer_has_addresses_and_loopback_is_last() {
+        let hosts = hosts(true, |ip| ip.is_ipv4());
+        assert!(hosts.last().is_some_and(IpAddr::is_loopback), "{hosts:?}");
+        assert!(super::hosts(false, |_| true).iter().all(|ip| !ip.is_loopback()));
+    }
+}

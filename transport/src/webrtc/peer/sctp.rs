@@ -1,0 +1,196 @@
+//! The two channels' SCTP association.
+//!
+//! Driven directly instead of through str0m, because its retransmission timeouts (3 s at first, at least 1 s) turn every lost
+//! packet into seconds, and str0m does not pass on the settings for them.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use sctp_proto::{
+    Association, AssociationHandle, ClientConfig, DatagramEvent, Endpoint, EndpointConfig, Event, Payload,
+    PayloadProtocolIdentifier as Ppi, ServerConfig, Stream, TransportConfig,
+};
+
+use super::super::channel::MAX_PACKET;
+use super::{MAX_DATAGRAM, PeerError};
+
+/// `data`: binary messages.
+pub(super) const DATA: u16 = 0;
+/// `negotiation`: text.
+pub(super) const NEGOTIATION: u16 = 1;
+
+/// DTLS record (37) and SCTP headers (28), and some room for the peer's extensions.
+const OVERHEAD: usize = 80;
+/// What a lost INIT or first packet costs, in ms. A round trip around the earth is 300 ms.
+const RTO_INITIAL_MS: u64 = 300;
+/// The shortest retransmission timeout, in ms. Receivers may hold an acknowledgement back for 200 ms (RFC 9260 section 6.2):
+/// less than that would repeat the last packet of every burst, and shrink the window for nothing.
+const RTO_MIN_MS: u64 = 250;
+/// The longest, in ms: whether the path is gone is for ICE to say, and once it is back nobody wants to wait a minute.
+const RTO_MAX_MS: u64 = 2_000;
+/// Received and unread bytes; this is the window that holds a sender back.
+const RECEIVE_BUFFER: u32 = 1 << 20;
+
+/// What an association tells.
+pub(super) enum Told {
+    Open,
+    Lost(String),
+}
+
+pub(super) struct Sctp {
+    endpoint: Endpoint,
+    association: Option<(AssociationHandle, Association)>,
+    open: bool,
+    max_message: u32,
+}
+
+/// The association knows no addresses; the endpoint wants one.
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5000);
+
+fn transport() -> Arc<TransportConfig> {
+    Arc::new(
+        TransportConfig::default()
+            .with_max_init_retransmits(None)
+            .with_max_data_retransmits(None)
+            .with_max_receive_buffer_size(RECEIVE_BUFFER)
+            // Longer ones than the protocol has are read and left to the layer above to refuse.
+            .with_max_receive_message_size(4 * MAX_PACKET as u32)
+            .with_max_num_inbound_streams(16)
+            .with_rto_initial_ms(RTO_INITIAL_MS)
+            .with_rto_min_ms(RTO_MIN_MS)
+            .with_rto_max_ms(RTO_MAX_MS),
+    )
+}
+
+impl Sctp {
+    pub(super) fn new() -> Self {
+        let mut config = EndpointConfig::default();
+        config.max_payload_size((MAX_DATAGRAM - OVERHEAD) as u32);
+        let mut server = ServerConfig::default();
+        server.transport = transport();
+        let endpoint = Endpoint::new(Arc::new(config), Some(Arc::new(server)));
+        Self { endpoint, association: None, open: false, max_message: MAX_PACKET as u32 }
+    }
+
+    /// What the peer's description says it reads; 0 means any.
+    pub(super) fn set_max_message(&mut self, bytes: u32) {
+        self.max_message = if bytes == 0 { MAX_PACKET as u32 } else { bytes.min(MAX_PACKET as u32) };
+    }
+
+    pub(super) fn max_message(&self) -> usize {
+        self.max_message as usize
+    }
+
+    /// Opens the association, where that is our part.
+    pub(super) fn connect(&mut self) -> Result<(), String> {
+        let mut config = ClientConfig::new();
+        config.transport = transport();
+        self.association = Some(self.endpoint.connect(config, NOWHERE).map_err(|e| e.to_string())?);
+        Ok(())
+    }
+
+    pub(super) fn handle_packet(&mut self, packet: &[u8], now: Instant) {
+        let packet = Bytes::copy_from_slice(packet);
+        match (self.endpoint.handle(now, NOWHERE, None, None, packet), &mut self.association) {
+            (Some((handle, DatagramEvent::NewAssociation(new))), none @ None) => *none = Some((handle, new)),
+            (Some((handle, DatagramEvent::AssociationEvent(event))), Some((ours, association))) if handle == *ours => {
+                association.handle_event(event);
+            }
+            // Both sides may open at once; the peer answers ours, and one association is enough.
+            _ => {}
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if let Some((handle, association)) = &mut self.association {
+            association.handle_timeout(now);
+            while let Some(event) = association.poll_endpoint_event() {
+                if let Some(event) = self.endpoint.handle_event(*handle, event) {
+                    association.handle_event(event);
+                }
+            }
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.association.as_ref().and_then(|(_, a)| a.poll_timeout())
+    }
+
+    /// Packets to send, oldest first.
+    pub(super) fn poll_packets(&mut self, now: Instant) -> Option<Vec<Bytes>> {
+        loop {
+            let transmit = match self.endpoint.poll_transmit() {
+                Some(transmit) => transmit,
+                None => self.association.as_mut()?.1.poll_transmit(now)?,
+            };
+            if let Payload::RawEncode(packets) = transmit.payload {
+                return Some(packets);
+            }
+        }
+    }
+
+    pub(super) fn poll_event(&mut self) -> Option<Told> {
+        loop {
+            let (_, association) = self.association.as_mut()?;
+            match association.poll()? {
+                Event::Connected => {
+                    association.set_max_send_message_size(self.max_message);
+                    // What the peer sent first has opened a stream already: the channels are negotiated, there is no more to say.
+                    for (id, kind) in [(DATA, Ppi::Binary), (NEGOTIATION, Ppi::String)] {
+                        let _ = association.open_stream(id, kind);
+                    }
+                    self.open = true;
+                    return Some(Told::Open);
+                }
+                Event::AssociationLost { reason } | Event::HandshakeFailed { reason } => {
+                    self.open = false;
+                    return Some(Told::Lost(reason.to_string()));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The next message of a stream. `None` until the association stands: what came with the end of its handshake waits.
+    pub(super) fn read(&mut self, stream: u16) -> Option<(bool, Bytes)> {
+        if !self.open {
+            return None;
+        }
+        let chunks = self.stream(stream)?.read_sctp().ok()??;
+        let binary = matches!(chunks.ppi, Ppi::Binary | Ppi::BinaryEmpty);
+        if matches!(chunks.ppi, Ppi::BinaryEmpty | Ppi::StringEmpty) {
+            return Some((binary, Bytes::new()));
+        }
+        let mut message = vec![0; chunks.len()];
+        chunks.read(&mut message).ok()?;
+        Some((binary, message.into()))
+    }
+
+    pub(super) fn write(&mut self, stream: u16, binary: bool, message: &[u8]) -> Result<(), PeerError> {
+        if !self.open {
+            return Err(PeerError::Closed);
+        }
+        if message.len() > self.max_message as usize {
+            return Err(PeerError::TooLong(message.len()));
+        }
+        // SCTP has no empty messages; one byte stands for nothing (RFC 8831 section 6.6).
+        let (kind, message) = match (binary, message.is_empty()) {
+            (true, false) => (Ppi::Binary, message),
+            (true, true) => (Ppi::BinaryEmpty, &[0][..]),
+            (false, false) => (Ppi::String, message),
+            (false, true) => (Ppi::StringEmpty, &[0][..]),
+        };
+        let mut stream = self.stream(stream).ok_or(PeerError::Closed)?;
+        stream.write_with_ppi(message, kind).map(|_| ()).map_err(|_| PeerError::Closed)
+    }
+
+    pub(super) fn unacknowledged(&mut self) -> usize {
+        [DATA, NEGOTIATION].into_iter().filter_map(|id| self.stream(id)?.buffered_amount().ok()).sum()
+    }
+
+    fn stream(&mut self, id: u16) -> Option<Stream<'_>> {
+        self.association.as_mut()?.1.stream(id).ok()
+    }
+}

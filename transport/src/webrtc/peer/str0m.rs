@@ -1,0 +1,596 @@
+//! The peer connection, composed of str0m's parts: its ICE agent, its DTLS, its SCTP.
+//!
+//! The composition is ours, because str0m keeps the timers of the parts to itself that loss turns into seconds.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::{digest, hmac, rand};
+use bytes::Bytes;
+use dimpl::{Config, Dtls, DtlsCertificate, Output};
+use is::stun::{StunMessage, StunPacket};
+use is::{Candidate as IceCandidate, IceAgent, IceAgentEvent, IceCreds};
+use str0m_proto::{Protocol, Sha1HmacProvider};
+
+use super::sctp::{DATA, NEGOTIATION, Sctp, Told};
+use super::{Credentials, Ended, Event, LocalCandidate, MAX_DATAGRAM, Peer, PeerError, Role};
+use crate::webrtc::channel::{Candidate, CandidateKind, CandidatePair};
+use crate::webrtc::sdp::{Description, Kind, Setup};
+
+/// The first repetition of a STUN check. Loss of the first check is the commonest delay of a dial.
+const STUN_RTO: Duration = Duration::from_millis(50);
+/// The first repetition of a DTLS flight; it doubles from there.
+const DTLS_RTO: Duration = Duration::from_millis(100);
+/// Repetitions of a DTLS flight: 100 ms doubling gives up after 6 s, before the dial does.
+const DTLS_RETRIES: usize = 6;
+/// What is left of a dial's 10 s once there is a path.
+const DTLS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pairs that are checked: eight of our addresses with eight of the peer's.
+const MAX_PAIRS: usize = 64;
+/// Addresses that DTLS is taken from; each has shown the ICE password.
+const MAX_HEARD: usize = 64;
+/// Pairs that are told.
+const MAX_TOLD: usize = 32;
+
+/// HMAC-SHA1 as STUN has it.
+#[derive(Debug)]
+pub(crate) struct Hmac;
+
+impl Hmac {
+    pub(crate) fn of(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
+        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, key));
+        for part in parts {
+            context.update(part);
+        }
+        let mut tag = [0; 20];
+        tag.copy_from_slice(context.sign().as_ref());
+        tag
+    }
+}
+
+impl Sha1HmacProvider for Hmac {
+    fn sha1_hmac(&self, key: &[u8], payloads: &[&[u8]]) -> [u8; 20] {
+        Self::of(key, payloads)
+    }
+}
+
+/// Text of `N` characters that ICE allows, 6 bits of randomness each.
+fn ice_text<const N: usize>() -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut bytes = [0; N];
+    // The system's generator does not fail after its start; if it ever did, the empty randomness below would be refused by every
+    // peer as a password that is not theirs.
+    let _ = rand::fill(&mut bytes);
+    bytes.iter().map(|b| char::from(ALPHABET[usize::from(b & 63)])).collect()
+}
+
+/// Fresh ICE credentials: 48 bits of name, 144 of password.
+fn credentials() -> IceCreds {
+    IceCreds { ufrag: ice_text::<8>(), pass: ice_text::<24>() }
+}
+
+fn random_u64() -> u64 {
+    let mut bytes = [0; 8];
+    let _ = rand::fill(&mut bytes);
+    u64::from_be_bytes(bytes)
+}
+
+/// Where packets go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Path {
+    local: SocketAddr,
+    remote: SocketAddr,
+}
+
+/// Datagrams that are ready, back to back.
+#[derive(Default)]
+struct Outbox {
+    bytes: Vec<u8>,
+    packets: Vec<(Path, usize)>,
+}
+
+impl Outbox {
+    fn push(&mut self, path: Path, packet: &[u8]) {
+        self.bytes.extend_from_slice(packet);
+        self.packets.push((path, packet.len()));
+    }
+}
+
+/// One peer connection. See the module.
+pub struct Str0m {
+    role: Role,
+    ice: IceAgent,
+    tie_breaker: u64,
+    dtls: Dtls,
+    /// Ours.
+    fingerprint: [u8; 32],
+    /// The peer's, from its description.
+    expected: Option<[u8; 32]>,
+    /// Whether we open the DTLS handshake; known once both descriptions are.
+    active: Option<bool>,
+    started: bool,
+    secured: bool,
+    dtls_timeout: Option<Instant>,
+    sctp: Sctp,
+    selected: Option<Path>,
+    /// Where DTLS last came from, for the time before a pair is selected.
+    answered: Option<Path>,
+    heard: BTreeSet<SocketAddr>,
+    out: Outbox,
+    events: VecDeque<Event>,
+    closed: bool,
+    origin: (u64, u64),
+    mid: String,
+    /// Our restart that the peer has not answered.
+    restarting: bool,
+}
+
+impl fmt::Debug for Str0m {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Str0m").field("role", &self.role).field("selected", &self.selected).finish_non_exhaustive()
+    }
+}
+
+/// One configuration for all connections.
+fn dtls_config() -> Result<Arc<Config>, Ended> {
+    static CONFIG: OnceLock<Arc<Config>> = OnceLock::new();
+    if let Some(config) = CONFIG.get() {
+        return Ok(config.clone());
+    }
+    let built = Config::builder()
+        .mtu(MAX_DATAGRAM)
+        // ICE has shown that the peer is where it says.
+        .use_server_cookie(false)
+        .flight_start_rto(DTLS_RTO)
+        .flight_retries(DTLS_RETRIES)
+        .handshake_timeout(DTLS_TIMEOUT)
+        .build()
+        .map_err(|e| Ended::Dtls(e.to_string()))?;
+    Ok(CONFIG.get_or_init(|| Arc::new(built)).clone())
+}
+
+/// Bytes that `poll_output` of DTLS writes into: one datagram or one record's plaintext.
+const SCRATCH: usize = 17 << 10;
+
+impl Str0m {
+    /// A connection with credentials and a certificate of its own.
+    ///
+    /// # Errors
+    ///
+    /// Where the cryptographic library makes no certificate.
+    pub fn new(role: Role, now: Instant) -> Result<Self, Ended> {
+        let certificate =
+            dimpl::certificate::generate_self_signed_certificate().map_err(|e| Ended::Dtls(e.to_string()))?;
+        Self::with_certificate(role, certificate, now)
+    }
+
+    fn with_certificate(role: Role, certificate: DtlsCertificate, now: Instant) -> Result<Self, Ended> {
+        let fingerprint = sha256(&certificate.certificate);
+        let mut ice = IceAgent::with_hmac(credentials(), &Hmac);
+        let tie_breaker = random_u64();
+        ice.set_control_tie_breaker(tie_breaker);
+        ice.set_controlling(role == Role::Caller);
+        ice.set_initial_stun_rto(STUN_RTO);
+        ice.set_max_candidate_pairs(MAX_PAIRS);
+        // Checks leave as soon as there is something to check: 64 of them are 8 KiB, less than one burst of data.
+        ice.set_timing_advance(Duration::ZERO);
+        let dtls = Dtls::new_12(dtls_config()?, certificate, now);
+        Ok(Self {
+            role,
+            ice,
+            tie_breaker,
+            dtls,
+            fingerprint,
+            expected: None,
+            active: None,
+            started: false,
+            secured: false,
+            dtls_timeout: None,
+            sctp: Sctp::new(),
+            selected: None,
+            answered: None,
+            heard: BTreeSet::new(),
+            out: Outbox::default(),
+            events: VecDeque::new(),
+            closed: false,
+            origin: (random_u64() >> 2, 0),
+            mid: "0".into(),
+            restarting: false,
+        })
+    }
+
+    fn describe(&mut self, kind: Kind, setup: Setup) -> Description {
+        let creds = self.ice.local_credentials().clone();
+        let mut d = Description::new(kind, self.origin.0, creds.ufrag, creds.pass, self.fingerprint, setup);
+        d.origin = self.origin;
+        self.origin.1 += 1;
+        d.mid.clone_from(&self.mid);
+        d.candidates = self
+            .ice
+            .local_candidates()
+            .filter(|c| c.kind() != is::CandidateKind::PeerReflexive)
+            .map(|c| text_of(&c))
+            .collect();
+        d
+    }
+
+    /// Takes over what the peer's description says of the transport.
+    fn take(&mut self, theirs: &Description, active: bool) -> Result<(), PeerError> {
+        if self.expected.is_some_and(|known| known != theirs.fingerprint) {
+            return Err(PeerError::State("a renegotiation must not change the certificate"));
+        }
+        self.expected = Some(theirs.fingerprint);
+        self.sctp.set_max_message(theirs.max_message_size);
+        self.ice.set_remote_credentials(IceCreds { ufrag: theirs.ufrag.clone(), pass: theirs.password.clone() });
+        if self.active.is_none() {
+            self.active = Some(active);
+            self.dtls.set_active(active);
+        }
+        Ok(())
+    }
+
+    /// New credentials: addresses that showed the old ones count no more, save for those in use.
+    fn renew(&mut self) {
+        let used = [self.selected, self.answered].map(|p| p.map(|p| p.remote));
+        self.heard.retain(|a| used.contains(&Some(*a)));
+        self.ice.ice_restart(credentials(), true);
+    }
+
+    fn is_new_generation(&self, theirs: &Description) -> bool {
+        self.ice.remote_credentials().is_some_and(|c| c.ufrag != theirs.ufrag || c.pass != theirs.password)
+    }
+
+    fn end(&mut self, why: Ended) {
+        if !std::mem::replace(&mut self.closed, true) {
+            self.events.push_back(Event::Closed(why));
+        }
+    }
+
+    /// Lets ICE act until it has nothing more to do now.
+    fn run_ice(&mut self, now: Instant) {
+        for _ in 0..2 * MAX_PAIRS {
+            self.ice.handle_timeout(now);
+            self.drain_ice();
+            // Without credentials of the peer there is nothing to do; what it asked already waits.
+            if self.ice.remote_credentials().is_none() || self.ice.poll_timeout().is_some_and(|at| at > now) {
+                break;
+            }
+        }
+        self.start_dtls(now);
+    }
+
+    fn drain_ice(&mut self) {
+        while let Some(transmit) = self.ice.poll_transmit() {
+            let path = Path { local: transmit.source, remote: transmit.destination };
+            self.out.push(path, &transmit.contents);
+        }
+        while let Some(event) = self.ice.poll_event() {
+            match event {
+                IceAgentEvent::NominatedSend { source, destination, .. } => {
+                    let path = Path { local: source, remote: destination };
+                    if self.selected.replace(path) != Some(path) {
+                        self.events.push_back(Event::Selected(self.pair(path)));
+                    }
+                }
+                IceAgentEvent::DiscoveredRecv { source, .. } if self.heard.len() < MAX_HEARD => {
+                    self.heard.insert(source);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The handshake begins once there is a path, so that no flight is lost and repeated for want of one.
+    fn start_dtls(&mut self, now: Instant) {
+        if self.selected.is_some() && self.active == Some(true) && !std::mem::replace(&mut self.started, true) {
+            self.run_dtls_timeout(now);
+        }
+    }
+
+    fn run_dtls_timeout(&mut self, now: Instant) {
+        if let Err(e) = self.dtls.handle_timeout(now) {
+            self.end(Ended::Dtls(e.to_string()));
+        }
+        self.drain_dtls(now);
+    }
+
+    fn drain_dtls(&mut self, now: Instant) {
+        let mut scratch = [0; SCRATCH];
+        loop {
+            match self.dtls.poll_output(&mut scratch) {
+                Output::Packet(packet) => {
+                    if let Some(path) = self.selected.or(self.answered) {
+                        self.out.push(path, packet);
+                    }
+                }
+                Output::ApplicationData(packet) => self.sctp.handle_packet(packet, now),
+                Output::PeerCert(certificate) if self.expected != Some(sha256(certificate)) => {
+                    return self.end(Ended::Impostor);
+                }
+                Output::Connected => {
+                    self.secured = true;
+                    self.events.push_back(Event::Secured);
+                    if self.active == Some(true)
+                        && let Err(e) = self.sctp.connect()
+                    {
+                        return self.end(Ended::Sctp(e));
+                    }
+                }
+                Output::CloseNotify => return self.end(Ended::ByPeer),
+                Output::BufferTooSmall { needed } => {
+                    return self.end(Ended::Dtls(format!("a record of {needed} bytes")));
+                }
+                Output::Timeout(at) => {
+                    self.dtls_timeout = Some(at);
+                    return;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn drain_sctp(&mut self, now: Instant) {
+        while let Some(told) = self.sctp.poll_event() {
+            match told {
+                Told::Open => self.events.push_back(Event::Open),
+                Told::Lost(why) => self.end(Ended::Sctp(why)),
+            }
+        }
+        while let Some((_, text)) = self.sctp.read(NEGOTIATION) {
+            if let Ok(text) = std::str::from_utf8(&text) {
+                self.events.push_back(Event::Negotiation(text.to_owned()));
+            }
+        }
+        while let Some(packets) = self.sctp.poll_packets(now) {
+            for packet in packets {
+                if let Err(e) = self.dtls.send_application_data(&packet) {
+                    return self.end(Ended::Dtls(e.to_string()));
+                }
+                self.drain_dtls(now);
+            }
+        }
+    }
+
+    /// How both ends of a path came about.
+    fn pair(&self, path: Path) -> CandidatePair {
+        let local = self.ice.local_candidates().find(|c| c.addr() == path.local).map_or(CandidateKind::Host, kind_of);
+        let remote = self
+            .ice
+            .remote_candidates()
+            .find(|c| c.addr() == path.remote)
+            .map_or(CandidateKind::PeerReflexive, kind_of);
+        CandidatePair {
+            local: Candidate { address: path.local, kind: local },
+            remote: Candidate { address: path.remote, kind: remote },
+        }
+    }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut sum = [0; 32];
+    sum.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    sum
+}
+
+fn kind_of(candidate: IceCandidate) -> CandidateKind {
+    match candidate.kind() {
+        is::CandidateKind::Host => CandidateKind::Host,
+        is::CandidateKind::PeerReflexive => CandidateKind::PeerReflexive,
+        is::CandidateKind::ServerReflexive => CandidateKind::ServerReflexive,
+        is::CandidateKind::Relayed => CandidateKind::Relayed,
+    }
+}
+
+/// A candidate as signaling carries it. The user name stands in the description already, and old peers know no such extension.
+fn text_of(candidate: &IceCandidate) -> String {
+    let text = candidate.to_sdp_string();
+    text.split(" ufrag ").next().unwrap_or_default().to_owned()
+}
+
+impl Peer for Str0m {
+    fn offer(&mut self) -> Description {
+        self.describe(Kind::Offer, Setup::ActPass)
+    }
+
+    fn answer(&mut self, offer: &Description, now: Instant) -> Result<Description, PeerError> {
+        if offer.kind != Kind::Offer {
+            return Err(PeerError::State("an answer came where an offer was due"));
+        }
+        if self.is_new_generation(offer) {
+            self.renew();
+        }
+        // Both channels' SCTP is opened by whoever opens DTLS; the answering side does, as stock peers do, unless it is asked not to.
+        self.take(offer, offer.setup != Setup::Active)?;
+        self.mid.clone_from(&offer.mid);
+        let setup = if self.active == Some(true) { Setup::Active } else { Setup::Passive };
+        let answer = self.describe(Kind::Answer, setup).answering(offer);
+        self.run_ice(now);
+        Ok(answer)
+    }
+
+    fn accept(&mut self, answer: &Description, now: Instant) -> Result<(), PeerError> {
+        if answer.kind != Kind::Answer {
+            return Err(PeerError::State("an offer came where an answer was due"));
+        }
+        if self.active.is_some() && !self.restarting {
+            return Err(PeerError::State("an answer to no offer"));
+        }
+        self.restarting = false;
+        self.take(answer, answer.setup == Setup::Passive)?;
+        self.run_ice(now);
+        Ok(())
+    }
+
+    fn restart(&mut self) -> Result<Description, PeerError> {
+        if self.closed || self.active.is_none() {
+            return Err(PeerError::State("there is no connection whose ICE could be restarted"));
+        }
+        self.restarting = true;
+        self.renew();
+        Ok(self.describe(Kind::Offer, Setup::ActPass))
+    }
+
+    fn add_local(&mut self, candidate: LocalCandidate, now: Instant) -> Option<String> {
+        let made = match candidate {
+            LocalCandidate::Host(address) => IceCandidate::host(address, Protocol::Udp),
+            LocalCandidate::ServerReflexive { mapped, base } => {
+                IceCandidate::server_reflexive(mapped, base, Protocol::Udp)
+            }
+            LocalCandidate::Relayed { relay, base } => IceCandidate::relayed(relay, base, Protocol::Udp),
+        };
+        let text = self.ice.add_local_candidate(made.ok()?).map(text_of);
+        if self.ice.remote_credentials().is_some() {
+            self.run_ice(now);
+        }
+        text
+    }
+
+    fn add_remote(&mut self, candidate: &IceCandidate, now: Instant) {
+        self.ice.add_remote_candidate(candidate.clone());
+        if self.ice.remote_credentials().is_some() {
+            self.run_ice(now);
+        }
+    }
+
+    fn leave_pair(&mut self, pair: CandidatePair, for_other: CandidatePair, now: Instant) {
+        let leaving = if pair.local.address == for_other.local.address {
+            self.ice.remote_candidates().find(|c| c.addr() == pair.remote.address)
+        } else {
+            self.ice.local_candidates().find(|c| c.addr() == pair.local.address)
+        };
+        if let Some(candidate) = leaving {
+            self.ice.invalidate_candidate(&candidate);
+            self.run_ice(now);
+        }
+    }
+
+    fn pairs(&self) -> Vec<CandidatePair> {
+        let own = |c: &IceCandidate| matches!(c.kind(), is::CandidateKind::Host | is::CandidateKind::Relayed);
+        let remotes = self.ice.remote_candidates();
+        self.ice
+            .local_candidates()
+            .filter(own)
+            .flat_map(|l| {
+                let local = l.addr();
+                let of_family = move |r: &IceCandidate| r.addr().is_ipv4() == local.is_ipv4();
+                remotes.clone().filter(of_family).map(move |r| Path { local, remote: r.addr() })
+            })
+            .take(MAX_TOLD)
+            .map(|path| self.pair(path))
+            .collect()
+    }
+
+    fn credentials(&self) -> Option<Credentials> {
+        let remote = self.ice.remote_credentials()?;
+        Some(Credentials {
+            local_ufrag: self.local_ufrag(),
+            remote_ufrag: remote.ufrag.clone(),
+            remote_password: remote.pass.clone(),
+            controlling: self.ice.controlling(),
+            tie_breaker: self.tie_breaker,
+        })
+    }
+
+    fn local_ufrag(&self) -> String {
+        self.ice.local_credentials().ufrag.clone()
+    }
+
+    fn handle_datagram(&mut self, local: SocketAddr, remote: SocketAddr, datagram: &[u8], now: Instant) {
+        match datagram.first() {
+            // RFC 7983 section 7: the first byte tells the protocol.
+            Some(0..=3) => {
+                if let Ok(message) = StunMessage::parse(datagram) {
+                    let packet = StunPacket { proto: Protocol::Udp, source: remote, destination: local, message };
+                    if self.ice.handle_packet(now, packet) {
+                        self.run_ice(now);
+                    }
+                }
+            }
+            // Only from addresses that have shown the ICE password.
+            Some(20..=63) if self.active.is_some() && !self.closed && self.heard.contains(&remote) => {
+                self.answered = Some(Path { local, remote });
+                let fed = self.dtls.handle_timeout(now).and_then(|()| self.dtls.handle_packet(datagram));
+                if let Err(e) = fed {
+                    self.end(Ended::Dtls(e.to_string()));
+                }
+                self.drain_dtls(now);
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.ice.poll_timeout().is_none_or(|at| at <= now) {
+            self.run_ice(now);
+        }
+        if self.dtls_timeout.is_some_and(|at| at <= now) {
+            self.run_dtls_timeout(now);
+        }
+        if self.sctp.poll_timeout().is_some_and(|at| at <= now) {
+            self.sctp.handle_timeout(now);
+        }
+    }
+
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        // Before the peer's credentials are known there is nobody to check.
+        let ice = self.ice.remote_credentials().is_some().then(|| self.ice.poll_timeout()).flatten();
+        let dtls = self.started.then_some(self.dtls_timeout).flatten().or(self.answered.and(self.dtls_timeout));
+        [ice, dtls, self.sctp.poll_timeout()].into_iter().flatten().min()
+    }
+
+    fn drain(&mut self, now: Instant, send: &mut dyn FnMut(SocketAddr, SocketAddr, &[u8])) {
+        if self.secured && !self.closed {
+            self.drain_sctp(now);
+        }
+        let mut at = 0;
+        for (path, length) in self.out.packets.drain(..) {
+            send(path.local, path.remote, &self.out.bytes[at..at + length]);
+            at += length;
+        }
+        // A burst's memory is not kept for ever.
+        if self.out.bytes.capacity() > 16 << 10 {
+            self.out = Outbox::default();
+        }
+        self.out.bytes.clear();
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn read(&mut self) -> Option<Bytes> {
+        loop {
+            let (binary, message) = self.sctp.read(DATA)?;
+            if binary {
+                return Some(message);
+            }
+        }
+    }
+
+    fn write(&mut self, message: &Bytes) -> Result<(), PeerError> {
+        self.sctp.write(DATA, true, message)
+    }
+
+    fn negotiate(&mut self, text: &str) -> Result<(), PeerError> {
+        self.sctp.write(NEGOTIATION, false, text.as_bytes())
+    }
+
+    fn unacknowledged(&mut self) -> usize {
+        self.sctp.unacknowledged()
+    }
+
+    fn max_message(&self) -> usize {
+        self.sctp.max_message()
+    }
+
+    fn close(&mut self, now: Instant) {
+        if self.secured && !self.closed {
+            let _ = self.dtls.close();
+            self.drain_dtls(now);
+        }
+        self.closed = true;
+    }
+}

@@ -1,0 +1,146 @@
+//! Two connections in one process over loopback UDP, signaling in memory.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use super::channel::DataChannel;
+use super::driver::{Command, Connection, Control, Report, answer, offer};
+use super::options::{PeerOptions, SocketChoice};
+use super::socket::Mux;
+
+/// Longer than anything here takes on a machine that does nothing else.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Side {
+    channel: DataChannel,
+    control: Control,
+}
+
+/// Runs a connection until it is open; its candidates go to the other side.
+async fn open(mut own: Connection, peer: tokio::sync::mpsc::Sender<Command>, trickle: bool) -> Side {
+    own.commands.send(Command::Servers(Vec::new())).await.expect("driven");
+    while let Some(report) = own.reports.recv().await {
+        match report {
+            Report::Candidate(text) if trickle => {
+                let _ = peer.send(Command::Remote(vec![text])).await;
+            }
+            Report::Open(channel, control) => return Side { channel, control },
+            Report::Ended(why) => panic!("{why}"),
+            _ => {}
+        }
+    }
+    panic!("the driver ended without a word");
+}
+
+async fn pair(caller: &PeerOptions, answerer: &PeerOptions) -> (Side, Side) {
+    let (near, offered) = offer(caller).expect("offered");
+    let (far, answered) = answer(answerer, &offered).expect("answered");
+    near.commands.send(Command::Accept(Box::new(answered))).await.expect("driven");
+    let (to_near, to_far) = (near.commands.clone(), far.commands.clone());
+    timeout(PATIENCE, async { tokio::join!(open(near, to_far, true), open(far, to_near, true)) })
+        .await
+        .expect("in time")
+}
+
+async fn echo(mut side: Side) {
+    while let Some(message) = side.channel.incoming.recv().await {
+        if side.channel.outgoing.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn ping(side: &mut Side, bytes: usize) {
+    let message = Bytes::from(vec![7; bytes]);
+    side.channel.outgoing.send(message.clone()).await.expect("open");
+    let back = timeout(PATIENCE, side.channel.incoming.recv()).await.expect("in time");
+    assert_eq!(back, Some(message));
+}
+
+#[tokio::test]
+async fn two_peers_find_each_other_and_carry_messages_of_every_length() {
+    let (mut near, far) = pair(&PeerOptions::default(), &PeerOptions::default()).await;
+    assert!(!near.channel.info.borrow().pair.is_relayed());
+    tokio::spawn(echo(far));
+    for bytes in [0, 1, 100, 1200, 16_384, 65_000, 65_535] {
+        ping(&mut near, bytes).await;
+    }
+    assert!(near.control.probe().await.is_some());
+}
+
+#[tokio::test]
+async fn the_first_message_is_kept_where_it_is_sent_at_once() {
+    for _ in 0..20 {
+        let (near, mut far) = pair(&PeerOptions::default(), &PeerOptions::default()).await;
+        near.channel.outgoing.send(Bytes::from_static(b"first")).await.expect("open");
+        let got = timeout(PATIENCE, far.channel.incoming.recv()).await.expect("in time");
+        assert_eq!(got.as_deref(), Some(&b"first"[..]));
+    }
+}
+
+#[tokio::test]
+async fn a_shared_socket_carries_many_connections_at_one_port() {
+    let mux = Mux::bind(0).expect("bound");
+    let machine = PeerOptions { socket: SocketChoice::Shared(mux.clone()), ..PeerOptions::default() };
+    let mut sides = Vec::new();
+    for _ in 0..5 {
+        let (near, far) = pair(&PeerOptions::default(), &machine).await;
+        assert_eq!(near.channel.info.borrow().pair.remote.address.port(), mux.port());
+        tokio::spawn(echo(far));
+        sides.push(near);
+    }
+    for side in &mut sides {
+        ping(side, 1000).await;
+    }
+}
+
+#[tokio::test]
+async fn an_end_in_order_reaches_the_peer_at_once() {
+    let (near, far) = pair(&PeerOptions::default(), &PeerOptions::default()).await;
+    let mut closed = far.channel.closed.clone();
+    drop(near);
+    let why = timeout(Duration::from_secs(5), closed.wait_for(Option::is_some)).await.expect("in time");
+    assert_eq!(why.expect("told").clone(), Some(crate::CloseReason::ByPeer));
+}
+
+#[tokio::test]
+async fn a_severed_connection_ends_with_its_reason() {
+    let (near, _far) = pair(&PeerOptions::default(), &PeerOptions::default()).await;
+    near.channel.sever.sever("a test");
+    let mut closed = near.channel.closed.clone();
+    let why = timeout(PATIENCE, closed.wait_for(Option::is_some)).await.expect("in time");
+    assert_eq!(why.expect("told").clone(), Some(crate::CloseReason::Severed("a test")));
+}
+
+#[tokio::test]
+async fn ice_restarts_over_the_negotiation_channel_while_messages_go_on() {
+    let (mut near, far) = pair(&PeerOptions::default(), &PeerOptions::default()).await;
+    tokio::spawn(echo(far));
+    ping(&mut near, 100).await;
+    for _ in 0..3 {
+        assert!(near.control.restart_ice().await, "answered");
+        ping(&mut near, 100).await;
+        assert!(near.control.probe().await.is_some(), "with the new credentials");
+    }
+}
+
+#[tokio::test]
+async fn a_megabyte_goes_each_way_and_arrives_whole() {
+    let (mut near, far) = pair(&PeerOptions::default(), &PeerOptions::default()).await;
+    tokio::spawn(echo(far));
+    let outgoing = near.channel.outgoing.clone();
+    let sender = tokio::spawn(async move {
+        for i in 0..256u32 {
+            let mut message = vec![0; 16 << 10];
+            message[..4].copy_from_slice(&i.to_be_bytes());
+            outgoing.send(message.into()).await.expect("open");
+        }
+    });
+    for i in 0..256u32 {
+        let message = timeout(PATIENCE, near.channel.incoming.recv()).await.expect("in time").expect("open");
+        assert_eq!((message.len(), &message[..4]), (16 << 10, &i.to_be_bytes()[..]));
+    }
+    sender.await.expect("sent");
+}
