@@ -14,7 +14,7 @@ use session_core::client::{
     Answer, Attempt, Call, ClientOptions, ClientOutput, ClientSession, Event, Kind, Letter, Link, LinkState,
 };
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{Notify, broadcast};
 use tonic::Status;
 use transport::{BootClock, LinkId};
 
@@ -42,7 +42,7 @@ pub(crate) struct Session {
 
 struct State {
     core: ClientSession<String>,
-    motions: BTreeMap<Call, mpsc::UnboundedSender<Fate>>,
+    motions: BTreeMap<Call, Arc<Desk>>,
     stops: BTreeMap<Call, OpenStop>,
     validations: BTreeMap<Attempt, LinkId>,
     /// The machine's process, where it is one of ours.
@@ -67,21 +67,40 @@ pub(crate) enum Fate {
 pub(crate) struct Motion {
     session: Arc<Session>,
     call: Call,
-    fate: mpsc::UnboundedReceiver<Fate>,
+    desk: Arc<Desk>,
     over: bool,
+}
+
+/// Where the session leaves word for a call. Word that was not read yet gives way to later word: a call that failed before it was sent is
+/// not sent.
+#[derive(Default)]
+struct Desk {
+    word: Mutex<Option<Fate>>,
+    left: Notify,
+}
+
+impl Desk {
+    fn leave(&self, fate: Fate) {
+        *self.word.lock().unwrap_or_else(PoisonError::into_inner) = Some(fate);
+        self.left.notify_one();
+    }
+
+    async fn word(&self) -> Fate {
+        loop {
+            if let Some(fate) = self.word.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                return fate;
+            }
+            self.left.notified().await;
+        }
+    }
 }
 
 impl Motion {
     /// What is to be done next.
     pub(crate) async fn fate(&mut self) -> Fate {
-        match self.fate.recv().await {
-            Some(fate) => {
-                self.over |= matches!(fate, Fate::Fail(_));
-                fate
-            }
-            // The session forgets a call only when it is over.
-            None => std::future::pending().await,
-        }
+        let fate = self.desk.word().await;
+        self.over |= matches!(fate, Fate::Fail(_));
+        fate
     }
 
     /// What became of it.
@@ -166,13 +185,13 @@ impl Session {
 
     /// A call that moves `component`.
     pub(crate) fn motion(self: &Arc<Self>, component: String, kind: Kind) -> Motion {
-        let (sender, fate) = mpsc::unbounded_channel();
+        let desk = Arc::new(Desk::default());
         let call = self.with(|state, now| {
             let call = state.core.issue(component, kind, now);
-            state.motions.insert(call, sender);
+            state.motions.insert(call, desk.clone());
             call
         });
-        Motion { session: self.clone(), call, fate, over: false }
+        Motion { session: self.clone(), call, desk, over: false }
     }
 
     /// Leaves: the machine stops what is held at once.
@@ -231,7 +250,7 @@ impl Session {
             }
             ClientOutput::Send { call, letter } => {
                 if let Some(motion) = state.motions.get(&call) {
-                    let _ = motion.send(Fate::Go(letter));
+                    motion.leave(Fate::Go(letter));
                 }
             }
             ClientOutput::SendStop { call, link, letter } => self.send_stop(state, call, link, letter),
@@ -240,7 +259,7 @@ impl Session {
             ClientOutput::Fail { call, why } => {
                 let error = SessionError::new(why, &self.address);
                 if let Some(motion) = state.motions.remove(&call) {
-                    let _ = motion.send(Fate::Fail(error.into()));
+                    motion.leave(Fate::Fail(error.into()));
                 } else {
                     stop::failed(state, call, error);
                 }
