@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use http::HeaderValue;
 use tokio::sync::{Notify, watch};
 use transport::{Link, LinkId};
 
 use crate::agent::{Route, Tier};
+use crate::pass::Pass;
 
 /// What calls on a link should know of it while they wait.
 #[derive(Clone)]
@@ -27,15 +27,15 @@ pub(crate) struct Carrier {
     pub link: Link,
     pub route: Route,
     pub tier: Tier,
-    pub authorization: Option<HeaderValue>,
+    pub pass: Pass,
     pub standing: watch::Sender<Standing>,
     pub meter: Meter,
 }
 
 impl Carrier {
-    pub fn new(link: Link, route: Route, tier: Tier, authorization: Option<HeaderValue>, meter: Meter) -> Arc<Self> {
+    pub fn new(link: Link, route: Route, tier: Tier, pass: Pass, meter: Meter) -> Arc<Self> {
         let standing = watch::Sender::new(Standing::Good);
-        Arc::new(Self { link, route, tier, authorization, standing, meter })
+        Arc::new(Self { link, route, tier, pass, standing, meter })
     }
 
     /// Whether nothing new may be sent on it, also before the agent heard of it.

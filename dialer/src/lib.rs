@@ -9,7 +9,9 @@ mod carrier;
 mod channel;
 mod flight;
 mod options;
+mod pass;
 mod plan;
+mod probe;
 mod shell;
 mod switch;
 

@@ -56,6 +56,11 @@ fn clock_bits() -> u64 {
 pub trait Admit: Send + Sync + 'static {
     /// Authenticates. Called for every link, also when reconnecting.
     fn admit<'a>(&'a self, link: &'a Link) -> BoxFuture<'a, Result<Admitted, Refusal>>;
+
+    /// Authenticates anew: the machine does not accept what [`admit`](Self::admit) remembered.
+    fn renew<'a>(&'a self, link: &'a Link) -> BoxFuture<'a, Result<Admitted, Refusal>> {
+        self.admit(link)
+    }
 }
 
 /// What calls on an admitted link carry.
@@ -63,6 +68,8 @@ pub trait Admit: Send + Sync + 'static {
 pub struct Admitted {
     /// The `authorization` header; mark it sensitive.
     pub authorization: Option<HeaderValue>,
+    /// The machine has not seen it on this link yet: it was good for an earlier one. Where it is refused [`Admit::renew`] is asked.
+    pub remembered: bool,
 }
 
 /// Why a link was not admitted.

@@ -216,8 +216,12 @@ impl LinkSwitch {
             let Some(carrier) = carrier else {
                 return Err(CallError { status: crate::channel::not_connected(&address), never_written: true });
             };
-            if let Some(authorization) = &carrier.authorization {
-                request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+            // A Stop or a beat is not what a remembered token is tried on.
+            if !carrier.pass.is_proven() {
+                carrier.pass.prove(&carrier.link).await;
+            }
+            if let Some(authorization) = carrier.pass.header() {
+                request.headers_mut().insert(AUTHORIZATION, authorization);
             }
             let out = carrier.meter.sent(false);
             let reply = carrier.link.call(request, lane).await?;

@@ -1,7 +1,7 @@
 //! From an address to a connected robot.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dialer::agent::{Policy, StandbyPolicy};
@@ -10,10 +10,11 @@ use discovery::{FinderOptions, MachineAddress, Memory};
 use session_core::client::ClientOptions;
 use transport::tls::Trust;
 
-use crate::credentials::ApiKey;
+use crate::credentials::{ApiKey, KeyHolder};
 use crate::robot::Robot;
 use crate::runtime;
 use crate::session::Session;
+use crate::tokens::{MemoryTokens, TokenStore};
 
 /// Whether and how a session is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +35,7 @@ pub enum Sessions {
 pub struct RobotBuilder {
     address: String,
     key: Option<ApiKey>,
+    tokens: Arc<dyn TokenStore>,
     ca: Option<PathBuf>,
     tls_name: Option<String>,
     insecure: bool,
@@ -92,11 +94,18 @@ impl From<DialError> for ConnectError {
     }
 }
 
+/// The store that robots of one process share unless told otherwise.
+fn process_tokens() -> Arc<dyn TokenStore> {
+    static TOKENS: OnceLock<Arc<MemoryTokens>> = OnceLock::new();
+    TOKENS.get_or_init(Arc::default).clone()
+}
+
 impl RobotBuilder {
     pub(crate) fn new(address: &str) -> Self {
         Self {
             address: address.to_owned(),
             key: None,
+            tokens: process_tokens(),
             ca: None,
             tls_name: None,
             insecure: false,
@@ -111,6 +120,13 @@ impl RobotBuilder {
     /// Authenticates with an api key. It is sent to nobody but the machine that has proven its name.
     pub fn api_key(mut self, id: impl Into<String>, key: impl Into<String>) -> Self {
         self.key = Some(ApiKey { id: id.into(), key: key.into() });
+        self
+    }
+
+    /// Where tokens of earlier links are kept. Default: in this process's memory; [`crate::FileTokens`] for programs that start often,
+    /// [`crate::NoTokens`] to authenticate on every link.
+    pub fn tokens(mut self, tokens: impl TokenStore) -> Self {
+        self.tokens = Arc::new(tokens);
         self
     }
 
@@ -202,7 +218,10 @@ impl RobotBuilder {
         let (channel, switch) = {
             let _inside = runtime.enter();
             match self.key {
-                Some(key) => Dialer::start(options, Arc::new(key)),
+                Some(key) => {
+                    let holder = KeyHolder::new(key, &self.address, self.tokens);
+                    Dialer::start(options, Arc::new(holder))
+                }
                 None => Dialer::start(options, Arc::new(Anonymous)),
             }
         };

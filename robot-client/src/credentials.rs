@@ -1,5 +1,8 @@
 //! Authentication on a fresh link, after the machine has proven its name.
 
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
 use dialer::{Admit, Admitted, Refusal};
 use futures_util::future::BoxFuture;
 use http::HeaderValue;
@@ -9,43 +12,80 @@ use tonic::Code;
 use tower::service_fn;
 use transport::{Lane, Link};
 
+use crate::tokens::TokenStore;
+
 /// An api key. It is shown to nobody, not even in debug output.
 pub(crate) struct ApiKey {
     pub(crate) id: String,
     pub(crate) key: String,
 }
 
-impl Admit for ApiKey {
+/// Authenticates at one machine with an api key, or with what that gave before.
+pub(crate) struct KeyHolder {
+    key: ApiKey,
+    tokens: Arc<dyn TokenStore>,
+    holder: String,
+}
+
+impl KeyHolder {
+    /// `machine`: as it was dialled.
+    pub(crate) fn new(key: ApiKey, machine: &str, tokens: Arc<dyn TokenStore>) -> Self {
+        let text = format!("{machine}\0{}\0{}", key.id, key.key);
+        let holder = digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { key, tokens, holder }
+    }
+}
+
+impl Admit for KeyHolder {
     fn admit<'a>(&'a self, link: &'a Link) -> BoxFuture<'a, Result<Admitted, Refusal>> {
+        let remembered = self.tokens.token(&self.holder).and_then(|token| bearer(&token).ok());
+        match remembered {
+            Some(token) => Box::pin(async { Ok(Admitted { authorization: Some(token), remembered: true }) }),
+            None => self.renew(link),
+        }
+    }
+
+    fn renew<'a>(&'a self, link: &'a Link) -> BoxFuture<'a, Result<Admitted, Refusal>> {
+        Box::pin(async move {
+            self.tokens.forget(&self.holder);
+            let Some(token) = self.key.authenticate(link).await? else { return Ok(Admitted::default()) };
+            let authorization = bearer(&token)?;
+            self.tokens.keep(&self.holder, &token);
+            Ok(Admitted { authorization: Some(authorization), remembered: false })
+        })
+    }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, Refusal> {
+    let mut authorization = HeaderValue::from_str(&format!("Bearer {token}"))
+        .map_err(|_| Refusal { verdict: false, message: "the machine's token is no header value".to_owned() })?;
+    authorization.set_sensitive(true);
+    Ok(authorization)
+}
+
+impl ApiKey {
+    /// The machine's token; `None` from one without authentication.
+    async fn authenticate(&self, link: &Link) -> Result<Option<String>, Refusal> {
         let request = AuthenticateRequest {
             entity: self.id.clone(),
             credentials: Some(Credentials { r#type: "api-key".to_owned(), payload: self.key.clone() }),
         };
         let link = link.clone();
-        Box::pin(async move {
-            let on_link = service_fn(move |request| {
-                let reply = link.call(request, Lane::Reserved);
-                async move { reply.await.map_err(|error| error.status) }
-            });
-            let reply = match AuthServiceClient::new(on_link).authenticate(request).await {
-                Ok(reply) => reply.into_inner(),
-                // A machine without authentication has no such service.
-                Err(status) if status.code() == Code::Unimplemented => return Ok(Admitted::default()),
-                Err(status) => {
-                    let verdict = matches!(
-                        status.code(),
-                        Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument | Code::NotFound
-                    );
-                    return Err(Refusal { verdict, message: status.message().to_owned() });
-                }
-            };
-            let text = format!("Bearer {}", reply.access_token);
-            let mut authorization = HeaderValue::from_str(&text).map_err(|_| Refusal {
-                verdict: false,
-                message: "the machine's token is no header value".to_owned(),
-            })?;
-            authorization.set_sensitive(true);
-            Ok(Admitted { authorization: Some(authorization) })
-        })
+        let on_link = service_fn(move |request| {
+            let reply = link.call(request, Lane::Reserved);
+            async move { reply.await.map_err(|error| error.status) }
+        });
+        match AuthServiceClient::new(on_link).authenticate(request).await {
+            Ok(reply) => Ok(Some(reply.into_inner().access_token)),
+            // A machine without authentication has no such service.
+            Err(status) if status.code() == Code::Unimplemented => Ok(None),
+            Err(status) => {
+                let verdict = matches!(
+                    status.code(),
+                    Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument | Code::NotFound
+                );
+                Err(Refusal { verdict, message: status.message().to_owned() })
+            }
+        }
     }
 }

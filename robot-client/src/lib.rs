@@ -24,6 +24,7 @@ mod handles;
 mod robot;
 mod runtime;
 mod session;
+mod tokens;
 
 pub use builder::{ConnectError, ConnectErrorKind, RobotBuilder, Sessions};
 pub use channel::RobotChannel;
@@ -31,6 +32,7 @@ pub use dialer::{FlightRecord, LinkView, RouteEvent};
 pub use error::SessionError;
 pub use handles::*;
 pub use robot::{Robot, RobotEvent};
+pub use tokens::{FileTokens, MemoryTokens, NoTokens, TokenStore};
 
 /// The examples of the README compile.
 #[cfg(doctest)]

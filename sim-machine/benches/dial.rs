@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use discovery::{FinderOptions, Memory};
 use machine_api::viam::robot::v1::GetVersionRequest;
 use machine_api::viam::robot::v1::robot_service_client::RobotServiceClient;
+use robot_client::NoTokens;
 use support::{Samples, Served, authenticate, bar};
 
 /// Set in the process that dials once and ends.
@@ -23,23 +24,25 @@ fn main() {
     let served = Served::start(Duration::from_secs(2), true);
     // The responder is there when it has answered once.
     runtime.block_on(async { served.by_name().connect().await.expect("found").close().await });
-    let (mut ours, mut at_address, mut remembered, mut plain, mut process) = Default::default();
+    let (mut ours, mut at_address, mut remembered, mut plain, mut with_token, mut process) = Default::default();
     let cache = tempfile::tempdir().expect("a folder");
     let rounds = 200;
     runtime.block_on(async {
         let address = format!("localhost:{}", served.address.port());
+        let bearer = authenticate(served.plain(&served.tls()).await).await;
         for round in 0..rounds {
             // Whoever comes first after a pause finds everything cold: the order goes round.
-            for place in 0..4 {
-                match (round + place) % 4 {
+            for place in 0..5 {
+                match (round + place) % 5 {
                     0 => by_hand(&served, &mut plain).await,
-                    1 => dial(served.by_name().remember_addresses(false), &mut ours).await,
+                    1 => dial(served.by_name().tokens(NoTokens).remember_addresses(false), &mut ours).await,
                     2 => {
                         let memory = Some(Memory::at(cache.path()));
                         let finder = FinderOptions { memory, ..FinderOptions::default() };
                         dial(served.by_name().finder(finder), &mut remembered).await;
                     }
-                    _ => dial(served.client(&address), &mut at_address).await,
+                    3 => by_hand_with_token(&served, &bearer, &mut with_token).await,
+                    _ => dial(served.client(&address).tokens(NoTokens), &mut at_address).await,
                 }
                 // A machine answers fifty dials a second on each interface, not more.
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -50,13 +53,14 @@ fn main() {
         from_exec(&served, &mut process);
     }
     plain.print("plain tonic, address known");
+    with_token.print("plain tonic, address and token known");
     at_address.print("ours, host:port");
     ours.print("ours, by name over mDNS");
-    remembered.print("ours, by name, address remembered");
+    remembered.print("ours, by name, address and token remembered");
     process.print("ours, by name, from exec to exit of a process");
-    let above = |ours: &Samples| ours.median().saturating_sub(plain.median());
-    bar("cold dial by name, above plain tonic", above(&ours), Duration::from_millis(4));
-    bar("dial to a remembered address, above plain tonic", above(&remembered), Duration::from_micros(500));
+    let above = |ours: &Samples, plain: &Samples| ours.median().saturating_sub(plain.median());
+    bar("cold dial by name, above plain tonic", above(&ours, &plain), Duration::from_millis(4));
+    bar("address and token remembered, above plain tonic", above(&remembered, &with_token), Duration::from_micros(500));
 }
 
 async fn dial(builder: robot_client::RobotBuilder, samples: &mut Samples) {
@@ -72,6 +76,16 @@ async fn by_hand(served: &Served, samples: &mut Samples) {
     let started = Instant::now();
     let channel = served.plain(&served.tls()).await;
     let bearer = authenticate(channel.clone()).await;
+    let mut request = tonic::Request::new(GetVersionRequest {});
+    request.metadata_mut().insert("authorization", bearer.parse().expect("a header"));
+    RobotServiceClient::new(channel).get_version(request).await.expect("answered");
+    samples.add(started);
+}
+
+/// TCP, TLS 1.3, one call.
+async fn by_hand_with_token(served: &Served, bearer: &str, samples: &mut Samples) {
+    let started = Instant::now();
+    let channel = served.plain(&served.tls()).await;
     let mut request = tonic::Request::new(GetVersionRequest {});
     request.metadata_mut().insert("authorization", bearer.parse().expect("a header"));
     RobotServiceClient::new(channel).get_version(request).await.expect("answered");

@@ -359,3 +359,38 @@ async fn a_spoofed_answer_sees_neither_credential_nor_call() {
     assert!(!spoof.is_finished(), "the spoof was told something");
     spoof.abort();
 }
+
+/// The token of an earlier link, which the machine has forgotten meanwhile, costs a question and no call: not a read, not a command, not a Stop.
+#[tokio::test]
+async fn a_token_that_the_machine_forgot_is_made_anew() {
+    let keys = |options: &mut MachineOptions| options.api_keys = [("id".to_owned(), "key".to_owned())].into();
+    let first = Served::with(keys).await;
+    let address = first.address.clone();
+    let dial = |key: &str| Robot::builder(&address).insecure(true).api_key("id", key);
+    let robot = dial("key").connect().await.expect("admitted");
+    robot.close().await;
+    first.shutdown.cancel();
+    for case in ["read", "command", "stop"] {
+        // The one before lets go of its port when its last Stop has returned.
+        while std::net::TcpListener::bind(&address).is_err() {
+            tokio::task::yield_now().await;
+        }
+        // Another process would have another signing key too.
+        let again = Served::with(|options| {
+            keys(options);
+            options.bind = address.clone();
+        })
+        .await;
+        let robot = dial("key").connect().await.expect("connected with the old token");
+        let done = match case {
+            "read" => robot.motor("m1").is_moving().await.map(drop),
+            "command" => robot.motor("m1").set_power(0.1).await,
+            _ => robot.motor("m1").stop().await,
+        };
+        done.unwrap_or_else(|status| panic!("{case}: {status}"));
+        robot.close().await;
+        let refused = dial("wrong").initial_attempts(1).connect().await.expect_err("another key has no token");
+        assert_eq!(refused.kind(), ConnectErrorKind::Refused, "{case}: {refused}");
+        again.shutdown.cancel();
+    }
+}

@@ -92,6 +92,10 @@ async fn run(
             Some(carrier) if !carrier.gone() => carrier,
             _ => wait_for_link(shared, &plan, again > 0, deadline).await?,
         };
+        // What can be sent once is not what a remembered token is tried on.
+        if !carrier.pass.is_proven() && !envelope.payload.repeatable() {
+            carrier.pass.prove(&carrier.link).await;
+        }
         let broken = match send::send(shared, &carrier, &mut envelope).await {
             Ok(reply) => return Ok(reply),
             Err(broken) => broken,

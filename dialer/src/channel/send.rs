@@ -43,8 +43,8 @@ impl Envelope {
             std::mem::take(&mut self.parts.headers)
         };
         let headers = request.headers_mut();
-        if let Some(authorization) = &carrier.authorization {
-            headers.insert(AUTHORIZATION, authorization.clone());
+        if let Some(authorization) = carrier.pass.header() {
+            headers.insert(AUTHORIZATION, authorization);
         }
         if let Some(deadline) = self.deadline {
             headers.insert("grpc-timeout", timeout_header(deadline.saturating_duration_since(Instant::now())));
@@ -228,6 +228,16 @@ fn exchange(
         };
         out.answered();
         drop(out);
+        if carrier.pass.is_refused(reply.headers()) {
+            carrier.pass.prove(&carrier.link).await;
+            return Err(Broken {
+                status: Status::unauthenticated("the machine does not accept the token of an earlier link"),
+                never_written: true,
+                not_run: true,
+                route_died: false,
+                answer: Some(reply),
+            });
+        }
         if !plan.unary_reply {
             return Ok(reply.map(|body| Guarded::body(body, carrier, shared.address.clone(), deadline)));
         }

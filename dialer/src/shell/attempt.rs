@@ -3,26 +3,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{HeaderValue, Request};
-use http_body_util::Full;
+use http::HeaderValue;
 use machine_api::BOOT_HEADER;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::sync::mpsc;
-use tonic::body::Body;
 use transport::{Address, ConnectOptions, Lane, Link, LinkId, Security, Target};
 
 use super::Input;
 use crate::agent::{Attempt, Failure, Route, Stage};
-use crate::options::Admit;
+use crate::options::{Admit, Admitted};
+use crate::probe::question;
 
 /// A probe that is out for longer is forgotten; the agent judged it long before.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
-/// The cheapest call of every machine, ours names its process in the answer; UNIMPLEMENTED is an answer too.
-const PROBE: &str = "/viam.robot.v1.RobotService/GetVersion";
-/// gRPC's framing of an empty message: not compressed, length 0.
-const EMPTY: Bytes = Bytes::from_static(&[0; 5]);
 
 /// What every attempt of a dialer needs.
 pub(super) struct Maker {
@@ -66,7 +60,7 @@ impl Maker {
         let made = self.link(attempt, &route, &inputs).await;
         // An error means that the dialer is closed.
         let _ = inputs.send(match made {
-            Ok((link, authorization)) => Input::Connected { attempt, route, link, authorization },
+            Ok((link, admitted)) => Input::Connected { attempt, route, link, admitted },
             Err(why) => Input::Failed { attempt, why },
         });
     }
@@ -76,7 +70,7 @@ impl Maker {
         attempt: Attempt,
         route: &Route,
         inputs: &mpsc::UnboundedSender<Input>,
-    ) -> Result<(Link, Option<HeaderValue>), Failure> {
+    ) -> Result<(Link, Admitted), Failure> {
         let fail = |stage, message| Failure { stage, verdict: false, message };
         let target = self.target(route).map_err(|message| fail(Stage::Tls, message))?;
         let options = ConnectOptions { tcp_timeout: self.timeout, handshake_timeout: self.timeout };
@@ -90,7 +84,7 @@ impl Maker {
         match admitted {
             Ok(Ok(admitted)) => {
                 let _ = inputs.send(Input::Stage { attempt, stage: Stage::Auth });
-                Ok((link, admitted.authorization))
+                Ok((link, admitted))
             }
             Ok(Err(refusal)) => {
                 link.sever("not admitted");
@@ -119,18 +113,8 @@ pub(super) async fn probe(
     authorization: Option<HeaderValue>,
     inputs: mpsc::UnboundedSender<Input>,
 ) {
-    let mut request = Request::new(Body::new(Full::new(EMPTY)));
-    *request.method_mut() = http::Method::POST;
-    *request.uri_mut() = http::Uri::from_static(PROBE);
-    *request.version_mut() = http::Version::HTTP_2;
-    let headers = request.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(http::header::TE, HeaderValue::from_static("trailers"));
-    if let Some(authorization) = authorization {
-        headers.insert(http::header::AUTHORIZATION, authorization);
-    }
     let began = Instant::now();
-    let answer = tokio::time::timeout(PROBE_LIMIT, link.call(request, Lane::Reserved)).await;
+    let answer = tokio::time::timeout(PROBE_LIMIT, link.call(question(authorization), Lane::Reserved)).await;
     if link.is_refused() {
         let _ = inputs.send(Input::Refused { link: link.info().id });
     }

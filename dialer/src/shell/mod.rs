@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use discovery::FinderOptions;
-use http::HeaderValue;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use transport::{CloseReason, Link, LinkId};
@@ -23,7 +22,8 @@ use crate::agent::{Attempt, Candidate, Failure, Held, LinkFacts, NetChange, Orig
 use crate::carrier::{Carrier, Meter, Shared, Signpost, Wake};
 use crate::channel::MachineChannel;
 use crate::flight::{DialError, Recorder};
-use crate::options::{Admit, DialOptions};
+use crate::options::{Admit, Admitted, DialOptions};
+use crate::pass::Pass;
 use crate::switch::{First, LinkSwitch, RouteEvent, Told};
 use attempt::{Maker, Tls};
 use changes::Changes;
@@ -51,7 +51,7 @@ pub(crate) enum Input {
         attempt: Attempt,
         route: Route,
         link: Link,
-        authorization: Option<HeaderValue>,
+        admitted: Admitted,
     },
     Failed {
         attempt: Attempt,
@@ -262,9 +262,9 @@ impl Task {
                     self.agent.handle_failed(attempt, why, now);
                 }
             }
-            Input::Connected { attempt, route, link, authorization } => {
+            Input::Connected { attempt, route, link, admitted } => {
                 self.attempts.remove(&attempt);
-                self.connected(attempt, route, link, authorization, now);
+                self.connected(attempt, route, link, admitted, now);
             }
             Input::Refused { link } => self.refused(link, now),
             Input::Heard(address) => self.handle_found(Found::Candidate(Route::Direct(address), Origin::Mdns)),
@@ -293,14 +293,7 @@ impl Task {
         }
     }
 
-    fn connected(
-        &mut self,
-        attempt: Attempt,
-        route: Route,
-        link: Link,
-        authorization: Option<HeaderValue>,
-        now: Instant,
-    ) {
+    fn connected(&mut self, attempt: Attempt, route: Route, link: Link, admitted: Admitted, now: Instant) {
         let info = link.info();
         let tier = self.tier(&route);
         let facts = LinkFacts { tier, path: info.local.map(|local| local.ip()), rtt: info.rtt };
@@ -313,7 +306,13 @@ impl Task {
             remembering.learned(*address);
         }
         tokio::spawn(attempt::watch(link.clone(), self.inputs.clone()));
-        let carrier = Carrier::new(link, route, tier, authorization, Meter::new(self.wake.clone()));
+        let carrier = Carrier::new(
+            link,
+            route,
+            tier,
+            Pass::new(admitted, self.maker.admit.clone()),
+            Meter::new(self.wake.clone()),
+        );
         self.carriers.insert(id, Served { carrier, life: None, asked: now });
         self.agent.handle_connected(attempt, id, facts, now);
     }

@@ -54,7 +54,7 @@ impl Task {
             }
             Output::Probe { attempt, link } => {
                 if let Some(carrier) = self.carrier(link) {
-                    let authorization = carrier.authorization.clone();
+                    let authorization = carrier.pass.header();
                     tokio::spawn(attempt::probe(attempt, carrier.link.clone(), authorization, self.inputs.clone()));
                 }
             }

@@ -20,9 +20,10 @@ impl Admit for Key {
     fn admit<'a>(&'a self, _: &'a Link) -> BoxFuture<'a, Result<Admitted, Refusal>> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let answer = self.answer.clone();
-        Box::pin(
-            async move { answer.map(|()| Admitted { authorization: Some(HeaderValue::from_static("Bearer token")) }) },
-        )
+        Box::pin(async move {
+            answer
+                .map(|()| Admitted { authorization: Some(HeaderValue::from_static("Bearer token")), remembered: false })
+        })
     }
 }
 

@@ -11,12 +11,19 @@ use transport::{ConnectOptions, Security, Target};
 use super::machine::*;
 use crate::agent::{Route, Tier};
 use crate::carrier::{Carrier, Meter, Shared, Standing, Wake};
+use crate::pass::Pass;
 use crate::*;
 
 async fn carrier(machine: &Machine) -> Arc<Carrier> {
     let target = Target { address: transport::Address::Tcp(machine.address), security: Security::Clear };
     let link = transport::direct::connect(&target, &ConnectOptions::default(), &mut |_, _| {}).await.unwrap();
-    Carrier::new(link, Route::Direct(machine.address), Tier::LanDirect, None, Meter::new(Arc::new(Wake::default())))
+    Carrier::new(
+        link,
+        Route::Direct(machine.address),
+        Tier::LanDirect,
+        Pass::new(Admitted::default(), Arc::new(Anonymous)),
+        Meter::new(Arc::new(Wake::default())),
+    )
 }
 
 async fn pair() -> (Machine, Arc<Carrier>, Machine, Arc<Carrier>, MachineChannel) {
