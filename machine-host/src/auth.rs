@@ -19,8 +19,12 @@ use uuid::Uuid;
 
 /// How long a token lives. One that was accepted on a connection stays good for it: existing clients never refresh.
 const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// The only credential type that users have.
-const API_KEY: &str = "api-key";
+/// The credential type that users have.
+pub const API_KEY: &str = "api-key";
+/// The credential type of a machine at its cloud: the part's id and its secret.
+pub const ROBOT_SECRET: &str = "robot-secret";
+/// The type of tokens that somebody else than their audience has minted.
+const EXTERNAL: &str = "external";
 /// Longest api key, key id or token that is looked at, in bytes; ours are below 100, 100 and 1,000.
 const MAX_CREDENTIAL: usize = 8 << 10;
 
@@ -59,10 +63,10 @@ pub enum AuthError {
     NoKeys,
 }
 
-/// The machine's api keys and its own signing key, made at start: a restart ends every token.
+/// Credentials that are accepted and a signing key, made at start: a restart ends every token.
 pub struct Authenticator {
-    keys: BTreeMap<String, String>,
-    /// The machine's names: tokens are for one of them.
+    secrets: BTreeMap<Principal, String>,
+    /// The server's names: tokens are for one of them.
     audience: Vec<String>,
     header: Header,
     signing: EncodingKey,
@@ -71,7 +75,7 @@ pub struct Authenticator {
 
 impl fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Authenticator({} keys)", self.keys.len())
+        write!(f, "Authenticator({} keys)", self.secrets.len())
     }
 }
 
@@ -88,9 +92,15 @@ struct Claims {
 }
 
 impl Authenticator {
-    /// Accepts `keys` (by id) for a machine of these names.
+    /// Accepts api keys (by id) for a machine of these names.
     pub fn new(keys: BTreeMap<String, String>, names: Vec<String>) -> Result<Self, AuthError> {
-        if keys.is_empty() {
+        let secret = |(id, key)| (Principal { kind: API_KEY.to_owned(), id }, key);
+        Self::with_secrets(keys.into_iter().map(secret).collect(), names)
+    }
+
+    /// Accepts secrets of any type for a server of these names.
+    pub fn with_secrets(secrets: BTreeMap<Principal, String>, names: Vec<String>) -> Result<Self, AuthError> {
+        if secrets.is_empty() {
             return Err(AuthError::NoKeys);
         }
         let random = aws_lc_rs::rand::SystemRandom::new();
@@ -99,7 +109,7 @@ impl Authenticator {
         let mut header = Header::new(Algorithm::EdDSA);
         header.kid = Some(Uuid::new_v4().to_string());
         Ok(Self {
-            keys,
+            secrets,
             audience: names,
             header,
             signing: EncodingKey::from_ed_der(pkcs8.as_ref()),
@@ -110,34 +120,48 @@ impl Authenticator {
     /// A token for whoever knows a key (`Authenticate`).
     fn token(&self, request: AuthenticateRequest) -> Result<String, Status> {
         let credentials = request.credentials.ok_or_else(|| Status::invalid_argument("credentials required"))?;
-        if credentials.r#type != API_KEY {
+        if !self.secrets.keys().any(|known| known.kind == credentials.r#type) {
             let text = format!("do not know how to handle credential type {:?}", shortened(&credentials.r#type));
             return Err(Status::invalid_argument(text));
         }
-        if request.entity.len().max(credentials.payload.len()) > MAX_CREDENTIAL
-            || !self.knows(&request.entity, &credentials.payload)
-        {
+        let too_long = request.entity.len().max(credentials.payload.len()) > MAX_CREDENTIAL;
+        let principal = Principal { kind: credentials.r#type, id: request.entity };
+        if too_long || !self.knows(&principal, &credentials.payload) {
             return Err(Status::unauthenticated("invalid credentials"));
         }
+        self.sign(principal, self.audience.clone())
+    }
+
+    /// A token for a principal that is known already, to be shown to somebody else (`AuthenticateTo`). Where `audience` is one of our
+    /// own names it is good here.
+    pub fn token_to(&self, principal: &Principal, audience: &str) -> Result<String, Status> {
+        if audience.is_empty() || audience.len() > MAX_CREDENTIAL {
+            return Err(Status::invalid_argument("expected the entity that the token is for"));
+        }
+        let external = Principal { kind: EXTERNAL.to_owned(), id: principal.id.clone() };
+        self.sign(external, vec![audience.to_owned()])
+    }
+
+    fn sign(&self, principal: Principal, audience: Vec<String>) -> Result<String, Status> {
         let now = unix_time();
         let claims = Claims {
-            sub: request.entity,
-            aud: self.audience.clone(),
+            sub: principal.id,
+            aud: audience,
             iss: self.audience.first().cloned().unwrap_or_default(),
             iat: now,
             exp: now + TOKEN_LIFE.as_secs(),
             jti: Uuid::new_v4().to_string(),
-            rpc_creds_type: API_KEY.to_owned(),
+            rpc_creds_type: principal.kind,
         };
         encode(&self.header, &claims, &self.signing).map_err(|e| Status::internal(format!("cannot sign a token: {e}")))
     }
 
-    /// Compares in the same time whether the id exists or not, and wherever the keys differ.
-    fn knows(&self, id: &str, key: &str) -> bool {
+    /// Compares in the same time whether the id exists or not, and wherever the secrets differ.
+    fn knows(&self, principal: &Principal, secret: &str) -> bool {
         let hash = |text: &str| digest(&SHA256, text.as_bytes());
-        let known = self.keys.get(id).map_or_else(|| hash(""), |known| hash(known));
-        let same = bool::from(known.as_ref().ct_eq(hash(key).as_ref()));
-        same && self.keys.contains_key(id)
+        let known = self.secrets.get(principal).map_or_else(|| hash(""), |known| hash(known));
+        let same = bool::from(known.as_ref().ct_eq(hash(secret).as_ref()));
+        same && self.secrets.contains_key(principal)
     }
 
     /// Who bears the token of a request's headers.
@@ -154,10 +178,13 @@ impl Authenticator {
             Status::unauthenticated(format!("the token is not accepted ({e}); authenticate again"))
         };
         let claims = decode::<Claims>(token, &self.verifying, &rules).map_err(refused)?.claims;
-        if claims.sub.is_empty() || !self.keys.contains_key(&claims.sub) {
+        // A token that we minted for ourselves on somebody's behalf is that user's.
+        let kind = if claims.rpc_creds_type == EXTERNAL { API_KEY.to_owned() } else { claims.rpc_creds_type };
+        let principal = Principal { kind, id: claims.sub };
+        if principal.id.is_empty() || !self.secrets.contains_key(&principal) {
             return Err(Status::unauthenticated("the token's key is not known any more; authenticate again"));
         }
-        Ok(Principal { kind: claims.rpc_creds_type, id: claims.sub })
+        Ok(principal)
     }
 }
 
@@ -275,6 +302,22 @@ mod tests {
         ] {
             assert_eq!(auth.verify_token(&wrong).expect_err(why).code(), Code::Unauthenticated, "{why}");
         }
+    }
+
+    #[test]
+    fn secrets_of_several_types_are_told_apart() {
+        let of = |kind: &str| Principal { kind: kind.into(), id: "id".into() };
+        let secrets = [(of(API_KEY), "user".to_owned()), (of(ROBOT_SECRET), "machine".to_owned())];
+        let auth = Authenticator::with_secrets(secrets.into(), vec!["cloud".to_owned()]).expect("a signing key");
+        for (kind, right, wrong) in [(API_KEY, "user", "machine"), (ROBOT_SECRET, "machine", "user")] {
+            let token = auth.token(request("id", kind, right)).expect("a token");
+            assert_eq!(auth.verify_token(&token).expect("verified"), of(kind));
+            assert_eq!(auth.token(request("id", kind, wrong)).expect_err("the other's").code(), Code::Unauthenticated);
+        }
+        let to_us = auth.token_to(&of(API_KEY), "cloud").expect("a token");
+        assert_eq!(auth.verify_token(&to_us).expect("ours"), of(API_KEY));
+        let to_another = auth.token_to(&of(API_KEY), "m1").expect("a token");
+        assert_eq!(auth.verify_token(&to_another).expect_err("not ours").code(), Code::Unauthenticated);
     }
 
     #[test]

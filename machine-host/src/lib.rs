@@ -15,12 +15,14 @@ mod robot;
 mod safety;
 pub mod signaling;
 
-pub use auth::{AuthError, Authenticator, Principal};
+pub use auth::{API_KEY, AuthError, Authenticator, Principal, ROBOT_SECRET};
 pub use driver::DriverError;
 pub use guard::Caller;
+pub use machine::local_certificate;
 pub use machine::{Listening, Machine, MachineError, MachineOptions, Tls};
 pub use operations::{Operation, Operations};
 pub use resource::ResourceName;
+pub use rustls::ServerConfig;
 pub use safety::{
     Actuator, Admission, Call, Event, FailedStop, Permit, Running, Safety, SafetyOptions, Stopping, Watchdog, Write,
 };

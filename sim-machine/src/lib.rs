@@ -5,6 +5,7 @@
 //! a configuration.
 
 pub mod catalogue;
+pub mod cloud;
 pub mod drivers;
 pub mod observer;
 pub mod world;

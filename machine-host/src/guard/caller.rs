@@ -13,8 +13,8 @@ use transport::Body;
 use transport::serve::PeerConnection;
 
 use super::Machine;
-use crate::Principal;
 use crate::auth::bearer;
+use crate::{Authenticator, Principal};
 
 /// Principals that are remembered for one connection: a proxy may carry several; further ones are verified at each call.
 const REMEMBERED: usize = 8;
@@ -53,6 +53,24 @@ impl Tokens {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&connection);
     }
 
+    /// Who bears the token of a request's headers, which came by `connection`.
+    pub(crate) fn principal(
+        &self,
+        authenticator: &Authenticator,
+        connection: u64,
+        headers: &HeaderMap,
+    ) -> Result<(Principal, Owner), Status> {
+        let mut token = [0; 32];
+        token.copy_from_slice(digest(&SHA256, bearer(headers)?.as_bytes()).as_ref());
+        if let Some(known) = self.known(connection, &token) {
+            return Ok(known);
+        }
+        let principal = authenticator.verify(headers)?;
+        let owner = principal.owner();
+        self.accept(connection, token, &principal, owner);
+        Ok((principal, owner))
+    }
+
     fn known(&self, connection: u64, token: &[u8; 32]) -> Option<(Principal, Owner)> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(&connection)?.iter().find(|a| a.token == *token).map(|a| (a.principal.clone(), a.owner))
@@ -78,14 +96,7 @@ impl Machine {
             let owner = principal.owner();
             return Ok(self.called(Caller { principal, owner, peer }));
         };
-        let mut token = [0; 32];
-        token.copy_from_slice(digest(&SHA256, bearer(request.headers())?.as_bytes()).as_ref());
-        if let Some((principal, owner)) = self.tokens.known(peer.id, &token) {
-            return Ok(self.called(Caller { principal, owner, peer }));
-        }
-        let principal = authenticator.verify(request.headers())?;
-        let owner = principal.owner();
-        self.tokens.accept(peer.id, token, &principal, owner);
+        let (principal, owner) = self.tokens.principal(authenticator, peer.id, request.headers())?;
         Ok(self.called(Caller { principal, owner, peer }))
     }
 

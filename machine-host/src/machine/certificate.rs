@@ -26,12 +26,16 @@ pub(super) fn load(tls: &Tls, name: &MachineName) -> Result<Option<Arc<ServerCon
     match tls {
         Tls::None => Ok(None),
         Tls::Files(chain, key) => Ok(Some(server_config(&read(chain)?, &read(key)?)?)),
-        Tls::Local(folder) => {
-            let issuer = authority(folder)?;
-            let (chain, key) = issue(&issuer, name)?;
-            Ok(Some(server_config(chain.as_bytes(), key.as_bytes())?))
-        }
+        Tls::Local(folder) => Ok(Some(local(folder, &name.forms())?)),
     }
+}
+
+/// A configuration with a certificate for `names`, this host and its addresses, issued by the CA in `folder` (`ca.pem` is what clients
+/// trust), which is made where there is none. The first name is the certificate's own.
+pub fn local(folder: &Path, names: &[String]) -> Result<Arc<ServerConfig>, MachineError> {
+    let issuer = authority(folder)?;
+    let (chain, key) = issue(&issuer, names)?;
+    Ok(server_config(chain.as_bytes(), key.as_bytes())?)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, MachineError> {
@@ -61,9 +65,10 @@ fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, MachineError> {
     Ok(Issuer::from_ca_cert_pem(&String::from_utf8_lossy(&read(&ca)?), key)?)
 }
 
-/// A certificate for everything that clients may dial: both forms of the name, this host, its addresses.
-fn issue(issuer: &Issuer<'_, KeyPair>, name: &MachineName) -> Result<(String, String), MachineError> {
-    let mut names = name.forms();
+/// A certificate for everything that clients may dial: the names, this host, its addresses.
+fn issue(issuer: &Issuer<'_, KeyPair>, names: &[String]) -> Result<(String, String), MachineError> {
+    let own = names.first().cloned().unwrap_or_else(|| "localhost".to_owned());
+    let mut names = names.to_vec();
     names.extend(["localhost".to_owned(), "localhost.localdomain".to_owned()]);
     let host = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
     if host.parse::<MachineName>().is_ok() {
@@ -76,7 +81,7 @@ fn issue(issuer: &Issuer<'_, KeyPair>, name: &MachineName) -> Result<(String, St
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new(names)?;
     params.subject_alt_names.extend(addresses.into_iter().map(SanType::IpAddress));
-    params.distinguished_name = called(name.as_str());
+    params.distinguished_name = called(&own);
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

@@ -26,6 +26,8 @@ use crate::guard::{self, Guard};
 use crate::robot::Robot;
 use crate::{AuthError, Authenticator, ResourceName, Safety, SafetyOptions};
 
+pub use certificate::local as local_certificate;
+
 /// How long stopping everything may take at the beginning and the end (safety.md 3).
 const STOP_BOUND: Duration = Duration::from_secs(1);
 

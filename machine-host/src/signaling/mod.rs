@@ -6,6 +6,7 @@
 
 mod calls;
 mod exchange;
+mod front;
 mod memory;
 mod rate;
 mod service;
@@ -21,6 +22,7 @@ use uuid::Uuid;
 
 use crate::Principal;
 pub use calls::{Limits, Refused};
+pub use front::Front;
 pub use memory::MemoryQueue;
 pub use rate::RateLimit;
 pub use service::{Signaling, SignalingOptions};
