@@ -15,6 +15,14 @@ pub enum DriverError {
     /// What the caller asked for makes no sense for this component.
     #[error("{0}")]
     Invalid(String),
+    /// Another machine, which is this driver's hardware, answered that; its caller is told the same.
+    #[error("{message}")]
+    Answered {
+        /// The kind of failure.
+        code: tonic::Code,
+        /// What it said.
+        message: String,
+    },
     /// The call was shut out at its gate: nothing was written.
     #[error("the write was shut out: {0:?}")]
     Shut(Shut),

@@ -73,6 +73,12 @@ impl ConnectError {
         Self { kind, text: text.to_string(), record: None }
     }
 
+    /// This computer refused something.
+    #[cfg(feature = "remote")]
+    pub(crate) fn failed(error: std::io::Error) -> Self {
+        Self::new(ConnectErrorKind::Failed, error)
+    }
+
     /// Whose fault it is.
     pub fn kind(&self) -> ConnectErrorKind {
         self.kind

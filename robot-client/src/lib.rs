@@ -21,6 +21,8 @@ mod channel;
 mod credentials;
 mod error;
 mod handles;
+#[cfg(feature = "remote")]
+pub mod remote;
 mod robot;
 mod runtime;
 mod session;

@@ -1,6 +1,7 @@
 //! Our client and our machine over real sockets, in one process.
 
-use std::sync::Arc;
+mod rig;
+
 use std::time::{Duration, Instant};
 
 use discovery::answer::Advertisement;
@@ -9,94 +10,10 @@ use machine_api::viam::component::motor::v1::SetPowerRequest;
 use machine_api::viam::component::motor::v1::motor_service_client::MotorServiceClient;
 use machine_api::viam::robot::v1::robot_service_client::RobotServiceClient;
 use machine_api::viam::robot::v1::{GetSessionsRequest, SendSessionHeartbeatRequest, StartSessionRequest};
-use machine_host::component::Component;
-use machine_host::{Machine, MachineOptions, Policy, SafetyOptions, Tls};
-use robot_client::{ConnectErrorKind, Robot, RobotBuilder, RobotEvent, SessionError, Sessions};
-use sim_machine::drivers::SimMotor;
-use sim_machine::observer::Observer;
-use sim_machine::world::{Axes, Body, Part, World};
-use tokio_util::sync::CancellationToken;
+use machine_host::{MachineOptions, Policy, Tls};
+use rig::{Served, W};
+use robot_client::{ConnectErrorKind, Robot, RobotEvent, SessionError, Sessions};
 use tonic::Code;
-
-const W: Duration = Duration::from_millis(400);
-
-/// A machine with two motors, served in clear.
-struct Served {
-    machine: Machine,
-    address: String,
-    shafts: [Part<Axes>; 2],
-    shutdown: CancellationToken,
-    _folder: tempfile::TempDir,
-}
-
-impl Served {
-    async fn start() -> Self {
-        Self::with(|_| {}).await
-    }
-
-    async fn with(change: impl FnOnce(&mut MachineOptions)) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut options = MachineOptions::new("robot-main.loc1.viam.cloud");
-        options.bind = "127.0.0.1:0".to_owned();
-        options.mdns = false;
-        options.safety = SafetyOptions { window: W, ..SafetyOptions::default() };
-        options.tls = Tls::None;
-        change(&mut options);
-        if let Tls::Local(path) = &mut options.tls {
-            *path = folder.path().to_path_buf();
-        }
-        let machine = Machine::new(options).expect("a machine");
-        let world = World::new(Observer::none()).expect("a thread");
-        let shafts = ["m1", "m2"].map(|name| {
-            let shaft = world.part(format!("motor/{name}"), Axes::at(&[0.0], f64::INFINITY));
-            let motor = Component::Motor(Arc::new(SimMotor { shaft: shaft.clone(), max_rpm: 200.0 }));
-            machine.configure(name, motor).expect("a stop thread");
-            shaft
-        });
-        let shutdown = CancellationToken::new();
-        let listening = machine.listen().await.expect("a port");
-        let address = listening.address.expect("tcp").to_string();
-        let ended = shutdown.clone();
-        // On threads of its own: a test that blocks its runtime blocks its client's program, not the machine.
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-            runtime.expect("a runtime").block_on(listening.serve(ended)).expect("served");
-        });
-        Self { machine, address, shafts, shutdown, _folder: folder }
-    }
-
-    fn builder(&self) -> RobotBuilder {
-        Robot::builder(&self.address).insecure(true)
-    }
-
-    async fn robot(&self) -> Robot {
-        self.builder().connect().await.expect("connected")
-    }
-
-    fn moves(&self, motor: usize) -> bool {
-        self.shafts[motor].read(Body::is_moving)
-    }
-
-    fn sessions(&self) -> usize {
-        self.machine.safety().sessions().len()
-    }
-
-    async fn until(&self, what: &str, happened: impl Fn(&Self) -> bool) {
-        for _ in 0..1000 {
-            if happened(self) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        panic!("it never happened: {what}");
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.shutdown.cancel();
-    }
-}
 
 #[tokio::test]
 async fn s30_s31_a_hundred_first_commands_start_one_session_and_reads_none() {
@@ -125,8 +42,8 @@ async fn s32_a_program_that_blocks_its_runtime_keeps_its_session() {
     let served = Served::start().await;
     let robot = served.robot().await;
     robot.motor("m1").set_power(0.5).await.expect("moved");
-    // The only thread of this test's runtime.
-    std::thread::sleep(4 * W);
+    // The only thread of this test's runtime, for 25 windows.
+    std::thread::sleep(Duration::from_secs(10));
     assert!(served.moves(0), "beats leave from threads of the client's own");
     robot.close().await;
 }
@@ -242,6 +159,8 @@ async fn a_lapse_is_told_and_nothing_resumes_by_itself() {
     let Some(SessionError::Stopped { what, .. }) = SessionError::of(&status) else { panic!("{status:?}") };
     assert_eq!(what.iter().map(String::as_str).collect::<Vec<_>>(), ["motor/m1"]);
     assert!(!served.moves(0));
+    let told = events.recv().await;
+    assert!(matches!(&told, Ok(RobotEvent::Stopped { what, told: true }) if what.iter().eq(["motor/m1"])), "{told:?}");
     robot.motor("m1").set_power(0.5).await.expect("the program called again: a new session");
     assert!(served.moves(0));
 }
@@ -291,7 +210,7 @@ async fn wrong_keys_and_strange_authorities_are_refused_before_any_call() {
         options.api_keys = [("id".to_owned(), "key".to_owned())].into();
     };
     let served = Served::with(keys).await;
-    let ca = served._folder.path().join("ca.pem");
+    let ca = served.folder.path().join("ca.pem");
     let robot = Robot::builder(&served.address).api_key("id", "key").trust_ca(&ca).connect().await.expect("let in");
     robot.motor("m1").set_power(0.5).await.expect("moved");
     let wrong = Robot::builder(&served.address).api_key("id", "guess").trust_ca(&ca).connect().await;
@@ -349,7 +268,7 @@ async fn a_spoofed_answer_sees_neither_credential_nor_call() {
     let ca = Served::with(|options| options.tls = Tls::Local(Default::default())).await;
     let robot = Robot::builder(name)
         .api_key("id", "secret")
-        .trust_ca(ca._folder.path().join("ca.pem"))
+        .trust_ca(ca.folder.path().join("ca.pem"))
         .finder(finder)
         .initial_attempts(1)
         .connect()

@@ -18,7 +18,8 @@ const PICTURE: [(&str, &[&str], &[&str]); 9] = [
     ("discovery", &[], &[]),
     ("transport", &["machine-api"], &["machine-api"]),
     ("dialer", &["machine-api", "transport", "discovery"], &[]),
-    ("robot-client", &["machine-api", "session-core", "transport", "discovery", "dialer"], &[]),
+    // machine-host by its feature `remote` only: a machine that is a client of another.
+    ("robot-client", &["machine-api", "session-core", "transport", "discovery", "dialer", "machine-host"], &[]),
     ("machine-host", &["machine-api", "session-core", "transport", "discovery"], &[]),
     ("sim-machine", &["machine-api", "machine-host"], &["robot-client", "session-core", "transport", "discovery"]),
     ("xtask", &[], &[]),

@@ -30,7 +30,7 @@ impl Built {
         let status = Command::new(env!("CARGO"))
             .current_dir(root)
             .args(["build", "--quiet", "--package", "sim-machine", "--package", "robot-client", "--bins", "--examples"])
-            .args(["--features", "robot-client/cli"])
+            .args(["--features", "robot-client/cli,robot-client/remote"])
             .status()?;
         if !status.success() {
             return Err("the build failed".into());

@@ -83,6 +83,7 @@ impl From<DriverError> for Status {
             DriverError::Failed(text) => Self::unknown(text),
             DriverError::Unsupported(what) => Self::unimplemented(format!("this component does not support {what}")),
             DriverError::Invalid(text) => Self::invalid_argument(text),
+            DriverError::Answered { code, message } => Self::new(code, message),
             DriverError::Shut(Shut::Busy) => {
                 Self::unavailable("the actuator's driver is busy: a write or a Stop has been inside for 500 ms")
             }

@@ -141,7 +141,11 @@ pub(crate) fn expired(status: &Status) -> Option<Option<Names>> {
             return None;
         }
         let stopped = info.metadata.get("stopped")?;
-        let short = |name: &str| name.rsplit(':').next().unwrap_or(name).to_owned();
+        // `rdk:component:motor/m1`, and of a remote's `rdk:component:motor/remote:m1`.
+        let short = |full: &str| match full.split_once('/') {
+            Some((api, name)) => format!("{}/{name}", api.rsplit(':').next().unwrap_or(api)),
+            None => full.to_owned(),
+        };
         Some(stopped.split(',').filter(|name| !name.is_empty()).map(short).collect())
     });
     Some(told)
