@@ -1,5 +1,5 @@
-//! From a session's last beat to its actuator's Stop: idle, and with every core oversubscribed twice. The sessions, gates and threads are
-//! those of a served machine. `cargo bench -p sim-machine --bench stop`.
+//! From a session's last beat to its actuator's Stop: idle, and with every core oversubscribed twice; a hundred sessions, and a thousand that
+//! expire within one second. The sessions, gates and threads are those of a served machine. `cargo bench -p sim-machine --bench stop`.
 
 mod support;
 
@@ -13,9 +13,22 @@ use session_core::registry::{Holder, Incoming};
 use session_core::{Connection, Owner, SessionId};
 use support::{Samples, bar};
 
-const W: Duration = Duration::from_millis(200);
-/// Sessions at once, each with an actuator of its own.
-const SESSIONS: u64 = 100;
+/// How many sessions end, and how.
+#[derive(Clone, Copy)]
+struct Crowd {
+    /// Sessions at once, each with an actuator of its own.
+    sessions: u64,
+    window: Duration,
+    /// Between one session's last beat and the next one's.
+    apart: Duration,
+    rounds: u64,
+}
+
+const FEW: Crowd =
+    Crowd { sessions: 100, window: Duration::from_millis(200), apart: Duration::from_micros(500), rounds: 20 };
+/// All of them within a second.
+const MANY: Crowd =
+    Crowd { sessions: 1000, window: Duration::from_secs(2), apart: Duration::from_millis(1), rounds: 5 };
 
 /// Notes when it was stopped.
 #[derive(Default)]
@@ -31,7 +44,7 @@ impl Actuator for Noted {
 fn main() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    let idle = runtime.block_on(measure(20));
+    let (idle, many_idle) = (runtime.block_on(measure(FEW)), runtime.block_on(measure(MANY)));
     let busy = Arc::new(AtomicBool::new(true));
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let load: Vec<_> = (0..cores * 2)
@@ -47,24 +60,30 @@ fn main() {
             })
         })
         .collect();
-    let loaded = runtime.block_on(measure(20));
+    let (loaded, many_loaded) = (runtime.block_on(measure(FEW)), runtime.block_on(measure(MANY)));
     busy.store(false, Ordering::Relaxed);
     load.into_iter().for_each(|thread| thread.join().expect("no panic"));
-    idle.print("last beat to Stop, idle, beyond the window");
-    loaded.print("last beat to Stop, loaded, beyond the window");
+    report("100 sessions", &idle, &loaded);
+    report("1,000 in a second", &many_idle, &many_loaded);
+}
+
+fn report(who: &str, idle: &Samples, loaded: &Samples) {
+    idle.print(&format!("{who}: last beat to Stop, idle, beyond the window"));
+    loaded.print(&format!("{who}: last beat to Stop, loaded, beyond the window"));
     println!("p99.9: idle {:.1?}, loaded {:.1?}", idle.at(0.999), loaded.at(0.999));
-    bar("beyond the window, idle, median", idle.median(), Duration::from_millis(5));
-    bar("beyond the window, idle, p99", idle.at(0.99), Duration::from_millis(20));
-    bar("beyond the window, loaded, p99.9", loaded.at(0.999), Duration::from_millis(50));
+    bar(&format!("{who}, beyond the window, idle, median"), idle.median(), Duration::from_millis(5));
+    bar(&format!("{who}, beyond the window, idle, p99"), idle.at(0.99), Duration::from_millis(20));
+    bar(&format!("{who}, beyond the window, loaded, p99.9"), loaded.at(0.999), Duration::from_millis(50));
 }
 
 /// How long after the window each Stop came.
-async fn measure(rounds: u64) -> Samples {
-    let safety = Safety::new(SafetyOptions { window: W, ..SafetyOptions::default() }).expect("a thread");
+async fn measure(crowd: Crowd) -> Samples {
+    let Crowd { sessions, window, apart, rounds } = crowd;
+    let safety = Safety::new(SafetyOptions { window, ..SafetyOptions::default() }).expect("a thread");
     let owner = Owner([1; 32]);
     safety.opened(Connection(1), None);
     let mut actuators = Vec::new();
-    for at in 0..SESSIONS {
+    for at in 0..sessions {
         let name = ResourceName::component("motor", format!("m{at}"));
         let actuator = Arc::new(Noted::default());
         safety.configure(name.clone(), Some(actuator.clone()), Default::default()).expect("a thread");
@@ -72,10 +91,10 @@ async fn measure(rounds: u64) -> Samples {
     }
     let mut samples = Samples::default();
     for round in 0..rounds {
-        let mut beats = Vec::new();
+        let mut ids = Vec::new();
         for (at, (name, actuator)) in actuators.iter().enumerate() {
             *actuator.0.lock().expect("no panic") = None;
-            let id = SessionId(u128::from(round * SESSIONS) + at as u128 + 1);
+            let id = SessionId(u128::from(round * sessions) + at as u128 + 1);
             safety.start(id, None, owner).expect("a session");
             let incoming = Incoming {
                 sid: Some(id),
@@ -89,16 +108,21 @@ async fn measure(rounds: u64) -> Samples {
             let Ok(Admission::Run(running)) = safety.admit(incoming) else { panic!("not admitted") };
             drop(running.permit().enter(None).await.expect("an open gate"));
             running.finish(None);
+            ids.push(id);
+        }
+        let (begun, mut beats) = (Instant::now(), Vec::new());
+        for (at, id) in ids.into_iter().enumerate() {
+            // Not all at the same moment, and none too late to be alive.
+            let due = begun + apart * u32::try_from(at).expect("a few thousand");
+            tokio::time::sleep_until(due.into()).await;
             let beat = Instant::now();
             safety.beat(id, &owner, None).expect("alive");
             beats.push(beat);
-            // Not all at the same moment.
-            tokio::time::sleep(Duration::from_micros(500)).await;
         }
-        tokio::time::sleep(W + Duration::from_millis(100)).await;
+        tokio::time::sleep(window + Duration::from_millis(200)).await;
         for ((_, actuator), beat) in actuators.iter().zip(beats) {
             let stopped = actuator.0.lock().expect("no panic").expect("it was stopped");
-            samples.push(stopped.saturating_duration_since(beat).saturating_sub(W));
+            samples.push(stopped.saturating_duration_since(beat).saturating_sub(window));
         }
     }
     samples

@@ -99,8 +99,26 @@ const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         group: "sessions",
-        name: "frozen_machine_stops_when_it_wakes",
-        run: sessions::frozen_machine,
+        name: "s05_a_machine_frozen_for_a_second_stops_nothing",
+        run: sessions::machine_frozen_for_a_second,
+        owed: None,
+    },
+    Scenario {
+        group: "sessions",
+        name: "s05_a_client_frozen_for_a_second_loses_nothing",
+        run: sessions::client_frozen_for_a_second,
+        owed: None,
+    },
+    Scenario {
+        group: "sessions",
+        name: "s16_a_machine_frozen_for_10_s_stops_when_it_wakes",
+        run: sessions::machine_frozen_for_long,
+        owed: None,
+    },
+    Scenario {
+        group: "sessions",
+        name: "s16_a_client_frozen_for_10_s_moves_nothing_again",
+        run: sessions::client_frozen_for_long,
         owed: None,
     },
     Scenario { group: "sessions", name: "s15_sigterm_stops_before_it_ends", run: sessions::sigterm, owed: None },

@@ -62,21 +62,80 @@ pub fn clean_close(stage: &Stage) -> Outcome {
     if after < 0.3 { Ok(()) } else { Err(format!("the base stopped only {after:.3} s after the close").into()) }
 }
 
-/// A machine that was frozen for longer than the window stops when it wakes, although beats have queued meanwhile.
-pub fn frozen_machine(stage: &Stage) -> Outcome {
+/// Freezes a process for a while (SIGSTOP), and says when it went on.
+fn freeze(process: &Running, seconds: u64) -> Result<f64, Box<dyn std::error::Error>> {
+    process.signal(Signal::STOP)?;
+    std::thread::sleep(Duration::from_secs(seconds));
+    let woken = now();
+    process.signal(Signal::CONT)?;
+    Ok(woken)
+}
+
+/// Fails if the base came to rest, or began to move, after `since`.
+fn undisturbed(observer: &Observer, since: f64) -> Outcome {
+    match observer.all()?.iter().find(|seen| seen.t > since && seen.event != "write") {
+        None => Ok(()),
+        Some(seen) => Err(format!("{} was seen {} {:.3} s later", seen.actuator, seen.event, seen.t - since).into()),
+    }
+}
+
+/// A second is within the window: nothing stops, whoever was frozen.
+fn short_freeze(stage: &Stage, machine_too: bool) -> Outcome {
+    let machine = stage.machine(&MachineOptions::default())?;
+    let observer = Observer::new(&machine.observed());
+    let client = moving_client(stage, &machine, &observer)?;
+    std::thread::sleep(Duration::from_millis(500));
+    let before = now();
+    freeze(if machine_too { &machine.process } else { &client }, 1)?;
+    std::thread::sleep(Duration::from_secs(3));
+    undisturbed(&observer, before)
+}
+
+/// A machine that is frozen for a second stops nothing: its client's lease has not ended, and its operation goes on.
+pub fn machine_frozen_for_a_second(stage: &Stage) -> Outcome {
+    short_freeze(stage, true)
+}
+
+/// A client that is frozen for a second loses nothing.
+pub fn client_frozen_for_a_second(stage: &Stage) -> Outcome {
+    short_freeze(stage, false)
+}
+
+/// A machine that was frozen for longer than the window stops when it wakes, although beats have queued meanwhile, and stays stopped.
+pub fn machine_frozen_for_long(stage: &Stage) -> Outcome {
     let machine = stage.machine(&MachineOptions::default())?;
     let observer = Observer::new(&machine.observed());
     let mut client = moving_client(stage, &machine, &observer)?;
-    machine.process.signal(Signal::STOP)?;
-    std::thread::sleep(Duration::from_secs(4));
-    let woken = now();
-    machine.process.signal(Signal::CONT)?;
+    let woken = freeze(&machine.process, 10)?;
     let stopped = observer.stopped("base/base", woken, Duration::from_secs(1))?;
+    let after = stopped.t - woken;
+    println!("    stopped {:.1} ms after the machine woke", after * 1e3);
     client.wait(Duration::from_secs(10))?;
-    if stopped.t - woken < 0.3 {
-        return Ok(());
+    std::thread::sleep(Duration::from_secs(1));
+    undisturbed(&observer, stopped.t)?;
+    if after < 0.3 { Ok(()) } else { Err(format!("the base stopped only {after:.3} s after the machine woke").into()) }
+}
+
+/// A client that is frozen for longer than the window is gone: the base stops in time, and nothing that the client says when it wakes moves
+/// anything again.
+pub fn client_frozen_for_long(stage: &Stage) -> Outcome {
+    let machine = stage.machine(&MachineOptions::default())?;
+    let observer = Observer::new(&machine.observed());
+    let mut client = moving_client(stage, &machine, &observer)?;
+    std::thread::sleep(Duration::from_millis(700));
+    let frozen = now();
+    freeze(&client, 10)?;
+    let stopped = observer.stopped("base/base", frozen, Duration::from_secs(1))?;
+    let after = stopped.t - frozen;
+    println!("    stopped {after:.3} s after the client froze, window 2 s");
+    let ended = client.wait(Duration::from_secs(10))?;
+    std::thread::sleep(Duration::from_secs(1));
+    undisturbed(&observer, stopped.t)?;
+    match ended {
+        _ if !(1.5..=2.1).contains(&after) => Err(format!("the base stopped {after:.3} s after the freeze").into()),
+        Some(5) => Ok(()),
+        other => Err(format!("the tool ended with {other:?} instead of 5, stopped for safety").into()),
     }
-    Err(format!("the base stopped only {:.3} s after the machine woke", stopped.t - woken).into())
 }
 
 /// SIGTERM stops what moves, and then ends the process.
