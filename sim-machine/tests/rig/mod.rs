@@ -22,7 +22,7 @@ pub struct Served {
     pub machine: Machine,
     pub address: String,
     shafts: [Part<Axes>; 2],
-    shutdown: CancellationToken,
+    pub shutdown: CancellationToken,
     pub folder: tempfile::TempDir,
 }
 
