@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use session_core::Owner;
 use subtle::ConstantTimeEq;
 use tonic::{Request, Response, Status};
+use transport::serve::Introduced;
 use uuid::Uuid;
 
 /// How long a token lives. One that was accepted on a connection stays good for it: existing clients never refresh.
@@ -41,6 +42,15 @@ impl Principal {
     /// Everybody, on a machine without authentication.
     pub fn nobody() -> Self {
         Self { kind: String::new(), id: String::new() }
+    }
+
+    /// Who came by WebRTC. Where the signaling service does not say whom it authenticated, a principal of its own, which is nobody that
+    /// came by another route.
+    pub fn introduced(by: &Introduced) -> Self {
+        match &by.credential {
+            Some((kind, id)) => Self { kind: kind.clone(), id: id.clone() },
+            None => Self { kind: "webrtc".into(), id: by.hosts.join(",") },
+        }
     }
 
     /// What owns this principal's sessions, whatever route they come by.

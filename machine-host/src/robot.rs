@@ -10,6 +10,7 @@ use machine_api::{BOOT_HEADER, ORDER_HEADER};
 use session_core::SessionId;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
+use transport::serve::PeerConnection;
 use uuid::Uuid;
 
 use crate::component::{Components, SERVICES};
@@ -95,11 +96,7 @@ impl RobotService for Robot {
     async fn get_sessions(&self, _: Request<GetSessionsRequest>) -> Result<Response<GetSessionsResponse>, Status> {
         let sessions = self.machine.safety.contacts().into_iter().map(|(id, contact)| Session {
             id: id.to_string(),
-            peer_connection_info: contact.map(|peer| PeerConnectionInfo {
-                r#type: PeerConnectionType::Grpc.into(),
-                remote_address: peer.remote.map(|a| a.to_string()),
-                local_address: peer.local.map(|a| a.to_string()),
-            }),
+            peer_connection_info: contact.map(|peer| peer_info(&peer)),
         });
         Ok(Response::new(GetSessionsResponse { sessions: sessions.collect() }))
     }
@@ -212,4 +209,16 @@ fn wire(name: &ResourceName) -> WireName {
         subtype: name.subtype.clone(),
         name: name.name.clone(),
     }
+}
+
+/// Where a session speaks from: addresses, or over WebRTC the candidates of the pair that packets go between now.
+fn peer_info(peer: &PeerConnection) -> PeerConnectionInfo {
+    let (kind, remote, local) = match peer.pair() {
+        Some(pair) => (PeerConnectionType::Webrtc, Some(pair.remote.to_string()), Some(pair.local.to_string())),
+        None => {
+            let text = |address: Option<std::net::SocketAddr>| address.map(|a| a.to_string());
+            (PeerConnectionType::Grpc, text(peer.remote), text(peer.local))
+        }
+    };
+    PeerConnectionInfo { r#type: kind.into(), remote_address: remote, local_address: local }
 }

@@ -18,7 +18,10 @@ use session_core::Connection;
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use transport::serve::{ConnectionEvent, Listener, ServeOptions, serve};
+use transport::CloseReason;
+use transport::serve::{ConnectionEvent, Introduced, Listener, ServeOptions, serve};
+use transport::webrtc::DataChannel;
+use transport::webrtc::serve::{ChannelOptions, serve as serve_channel};
 use uuid::Uuid;
 
 use crate::component::{Component, Components, register};
@@ -216,6 +219,18 @@ impl Machine {
         let listener = listener.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Listening { machine: self.clone(), listener: Listener::Tcp(listener), address: Some(address) })
+    }
+
+    /// Serves the calls of a caller that a signaling service introduced, as the port's are served, until the channel ends or
+    /// `shutdown`. Only while the machine serves: before, its actuators were not stopped yet.
+    pub async fn serve_channel(
+        &self,
+        channel: DataChannel,
+        introduced: Introduced,
+        shutdown: CancellationToken,
+    ) -> CloseReason {
+        let events = |event| self.connection(event);
+        serve_channel(channel, self.service(), introduced, ChannelOptions::default(), events, shutdown).await
     }
 
     fn service(&self) -> Guard {

@@ -95,8 +95,8 @@ pub struct PeerConnection {
 /// What a signaling service says of a caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Introduced {
-    /// Whom it authenticated; `None` where it does not say.
-    pub entity: Option<String>,
+    /// Whom it authenticated: the credential's type, such as `api-key`, and its id; `None` where it does not say.
+    pub credential: Option<(String, String)>,
     /// The hosts that the caller asked for.
     pub hosts: Vec<String>,
 }

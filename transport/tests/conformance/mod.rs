@@ -44,7 +44,7 @@ fn machine(
     let forward = move |event| {
         let _ = events_in.send(event);
     };
-    let introduced = Introduced { entity: None, hosts: vec!["m.x.viam.cloud".into()] };
+    let introduced = Introduced { credential: None, hosts: vec!["m.x.viam.cloud".into()] };
     let options = ChannelOptions::default();
     let serving = serve(far, service(seen.clone()), introduced, options, forward, shutdown.clone());
     (seen, events, shutdown, tokio::spawn(serving))

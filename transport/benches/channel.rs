@@ -1,0 +1,205 @@
+//! gRPC over a data channel beside its bare channel and beside our direct link over TLS, in one run.
+//! `cargo bench -p transport --bench channel`.
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+#[path = "../tests/conformance/mod.rs"]
+mod conformance;
+#[cfg(feature = "webrtc")]
+#[path = "../tests/signaling/mod.rs"]
+mod signaling;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::{NAME, identity};
+use conformance::service::{Client, Seen, blob, service};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::Request;
+use transport::serve::{Listener, ServeOptions, serve};
+use transport::tls::{Trust, server_config};
+use transport::webrtc::mux::ALONE;
+use transport::webrtc::{DataChannel, PairLimits};
+use transport::{Address, ConnectOptions, Lane, Security, Target, direct};
+
+/// Times of one thing.
+#[derive(Default)]
+struct Samples(Vec<Duration>);
+
+impl Samples {
+    fn at(&mut self, percent: usize) -> Duration {
+        self.0.sort_unstable();
+        self.0[(self.0.len() - 1) * percent / 100]
+    }
+
+    fn print(&mut self, what: &str) -> Duration {
+        let (median, p99) = (self.at(50), self.at(99));
+        println!("{what:<52} median {median:>9.1?}   p99 {p99:>9.1?}   n {}", self.0.len());
+        median
+    }
+}
+
+fn bar(what: &str, ratio: f64, bound: f64, at_most: bool) {
+    let kept = if at_most { ratio <= bound } else { ratio >= bound };
+    let sign = if at_most { "<=" } else { ">=" };
+    println!("{what:<52} {ratio:>9.2}   bar {sign} {bound}: {}", if kept { "kept" } else { "MISSED" });
+}
+
+fn main() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        measure("in memory", || async { DataChannel::pair(PairLimits::default()) }).await;
+        #[cfg(feature = "webrtc")]
+        over_peers().await;
+    });
+}
+
+/// Over peer connections on loopback.
+#[cfg(feature = "webrtc")]
+async fn over_peers() {
+    use transport::webrtc::{AnswerOptions, PeerOptions, answer, call};
+    let (_signaling, channel) = signaling::Signaling::start(NAME).await;
+    let (to, peers) = tokio::sync::mpsc::channel(64);
+    let answering = channel.clone();
+    tokio::spawn(async move {
+        let (names, options) = ([NAME.to_owned()], AnswerOptions::default());
+        let run = answer::run(answering, &names, &options, move |peer| {
+            let _ = to.try_send(peer);
+        });
+        run.await.expect("names that can be served");
+    });
+    let peers = tokio::sync::Mutex::new(peers);
+    measure("peer connections on loopback", || async {
+        let called = call(channel.clone(), NAME, &PeerOptions::default(), &mut |_, _| {}).await.expect("answered");
+        let peer = peers.lock().await.recv().await.expect("answering");
+        (called.channel, peer.channel)
+    })
+    .await;
+}
+
+/// A link over TLS to the same service on loopback.
+async fn over_tls() -> Client {
+    let identity = identity(NAME);
+    let tls = server_config(identity.chain.as_bytes(), identity.key.as_bytes()).expect("a configuration");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let options = ServeOptions { tls: Some(tls), ..ServeOptions::default() };
+    let service = service(Seen::default());
+    tokio::spawn(serve(Listener::Tcp(listener), service, options, |_| {}, CancellationToken::new()));
+    let trust = Trust::system().trust_pem(identity.ca.as_bytes()).expect("an authority");
+    let config = trust.client_config().expect("a configuration");
+    let security = Security::Tls { config, name: NAME.try_into().expect("a name") };
+    let target = Target { address: Address::Tcp(address), security };
+    Client(direct::connect(&target, &ConnectOptions::default(), &mut |_, _| {}).await.expect("a link"))
+}
+
+async fn measure<F: Future<Output = (DataChannel, DataChannel)>>(what: &str, pair: impl Fn() -> F) {
+    println!("\n{what}");
+    let channel = conformance::rig(pair().await);
+    let direct = over_tls().await;
+    unary(&channel.client, &direct, pair().await).await;
+    throughput(&channel.client, &direct, pair().await).await;
+    beats(&channel.client).await;
+}
+
+async fn unary(channel: &Client, direct: &Client, bare: (DataChannel, DataChannel)) {
+    let (mut near, mut far) = bare;
+    let echo = tokio::spawn(async move {
+        while let Some(message) = far.incoming.recv().await {
+            far.outgoing.send(message).await.expect("open");
+        }
+    });
+    let mut samples: [Samples; 3] = Default::default();
+    for round in 0..12_000 {
+        for place in 0..3 {
+            let which = (round + place) % 3;
+            let started = Instant::now();
+            match which {
+                0 => {
+                    near.outgoing.send(Bytes::from_static(&[7; 100])).await.expect("open");
+                    near.incoming.recv().await.expect("echoed");
+                }
+                1 => drop(direct.unary(blob(100, 0)).await.expect("an answer")),
+                _ => drop(channel.unary(blob(100, 0)).await.expect("an answer")),
+            }
+            if round >= 2_000 {
+                samples[which].0.push(started.elapsed());
+            }
+        }
+    }
+    drop(near);
+    echo.await.expect("no panic");
+    let [bare, direct, channel] = &mut samples;
+    let bare = bare.print("ping-pong of 100 bytes, bare channel");
+    let direct = direct.print("unary call, direct over TLS");
+    let channel = channel.print("unary call, over the channel");
+    bar("unary over the channel / direct over TLS", channel.as_secs_f64() / direct.as_secs_f64(), 1.3, true);
+    bar("unary over the channel / bare ping-pong", channel.as_secs_f64() / bare.as_secs_f64(), 2.5, true);
+}
+
+/// 256 MiB in messages of 32 MiB to a machine that counts them.
+async fn throughput(channel: &Client, direct: &Client, bare: (DataChannel, DataChannel)) {
+    const MESSAGES: usize = 8;
+    let size = machine_api::MAX_MESSAGE - 5;
+    let rate = |took: Duration| (MESSAGES * size) as f64 / took.as_secs_f64() / 1e6;
+    let (near, mut far) = bare;
+    let packets = MESSAGES * size / ALONE;
+    let mut best = [0f64; 3];
+    for _ in 0..2 {
+        let started = Instant::now();
+        let reader = async {
+            for _ in 0..packets {
+                far.incoming.recv().await.expect("open");
+            }
+        };
+        let writer = async {
+            for _ in 0..packets {
+                near.outgoing.send(vec![7; ALONE].into()).await.expect("open");
+            }
+        };
+        tokio::join!(reader, writer);
+        best[0] = best[0].max(rate(started.elapsed()));
+        for (at, client) in [(1, direct), (2, channel)] {
+            let started = Instant::now();
+            for _ in 0..MESSAGES {
+                let path = "/test.Echo/Collect";
+                let one = futures_util::stream::iter([blob(size, 0)]);
+                let mut sum = client.stream(path, one).await.expect("begun");
+                assert_eq!(sum.message().await.expect("a sum").expect("one").number as usize, size);
+            }
+            best[at] = best[at].max(rate(started.elapsed()));
+        }
+    }
+    let [bare, direct, channel] = best;
+    println!("{:<52} {bare:>9.0} MB/s", "packets of 65,000 bytes, bare channel");
+    println!("{:<52} {direct:>9.0} MB/s", "messages of 32 MiB, direct over TLS");
+    println!("{:<52} {channel:>9.0} MB/s", "messages of 32 MiB, over the channel");
+    bar("throughput over the channel / bare channel", channel / bare, 0.85, false);
+}
+
+/// Reserved calls every 10 ms while messages of 32 MiB go the same way.
+async fn beats(channel: &Client) {
+    let over = CancellationToken::new();
+    let (client, ended) = (channel.clone(), over.clone());
+    let bulk = tokio::spawn(async move {
+        while !ended.is_cancelled() {
+            let one = futures_util::stream::iter([blob(machine_api::MAX_MESSAGE - 5, 0)]);
+            let mut sum = client.stream("/test.Echo/Collect", one).await.expect("begun");
+            sum.message().await.expect("a sum");
+        }
+    });
+    let mut samples = Samples::default();
+    let mut tick = tokio::time::interval(Duration::from_millis(10));
+    for _ in 0..500 {
+        // From the time at which it was due.
+        let due = tick.tick().await;
+        channel.call(Lane::Reserved, "/test.Echo/Unary", Request::new(blob(20, 0))).await.expect("a beat");
+        samples.0.push(due.elapsed());
+    }
+    over.cancel();
+    bulk.await.expect("no panic");
+    samples.print("a beat while a message of 32 MiB is in flight");
+    bar("its p99, in ms", samples.at(99).as_secs_f64() * 1e3, 20.0, true);
+}
