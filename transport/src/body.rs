@@ -65,6 +65,34 @@ impl http_body::Body for Cut {
     }
 }
 
+/// A response body that an orderly close waits for.
+pub(crate) struct Counted<P> {
+    pub(crate) body: Body,
+    pub(crate) counted: Option<P>,
+}
+
+impl<P: Send + Unpin + 'static> http_body::Body for Counted<P> {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) {
+            this.counted = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// A response body that keeps its stream's place in the link until it ends, and whose errors are statuses.
 pub(crate) struct Held<P> {
     pub(crate) body: hyper::body::Incoming,

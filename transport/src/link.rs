@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tonic::Status;
 
 use crate::Body;
+use crate::body::Counted;
 use crate::places::Places;
 use crate::webrtc::CandidatePair;
 
@@ -207,11 +208,17 @@ impl Link {
     ) -> impl Future<Output = Result<http::Response<Body>, CallError>> + Send + use<> {
         let link = self.clone();
         async move {
-            let place = match lane {
-                Lane::Reserved => link.0.places.reserved(),
-                Lane::Ordinary => Some(link.place().await?),
-            };
-            link.send(request, place).await
+            match lane {
+                Lane::Ordinary => {
+                    let place = link.place().await?;
+                    link.send(request, Some(place)).await
+                }
+                Lane::Reserved => {
+                    let counted = link.0.places.reserved();
+                    let response = link.send(request, None).await?;
+                    Ok(response.map(|body| Body::new(Counted { body, counted })))
+                }
+            }
         }
     }
 
