@@ -10,6 +10,7 @@ use transport::{Link, LinkId};
 
 use crate::agent::{Route, Tier};
 use crate::pass::Pass;
+use crate::status::RouteStatus;
 
 /// What calls on a link should know of it while they wait.
 #[derive(Clone)]
@@ -174,6 +175,10 @@ pub(crate) struct Shared {
     pub hedges: AtomicU32,
     /// Longest wait for a link of a call without a deadline.
     pub call_timeout: Duration,
+    /// No call waits for a link.
+    pub fail_fast: bool,
+    /// For those who watch.
+    pub status: watch::Sender<RouteStatus>,
     /// Methods whose last reply was larger than a copy may be.
     pub large: std::sync::Mutex<std::collections::BTreeSet<String>>,
 }

@@ -13,6 +13,7 @@ mod pass;
 mod plan;
 mod probe;
 mod shell;
+mod status;
 mod switch;
 
 pub use channel::MachineChannel;
@@ -20,6 +21,7 @@ pub use flight::{DialError, FlightRecord, Outcome, Try, TryResult};
 pub use options::{Admit, Admitted, Anonymous, DialOptions, Refusal};
 pub use plan::{CallPlan, DialClass};
 pub use shell::Dialer;
+pub use status::{RouteState, RouteStatus, Swap, SwapReason};
 pub use switch::{LinkSwitch, LinkView, RouteEvent};
 
 #[cfg(test)]

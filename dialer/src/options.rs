@@ -20,8 +20,10 @@ pub struct DialOptions {
     pub insecure: bool,
     /// Whose certificates are accepted.
     pub trust: Trust,
-    /// How calls without a deadline wait for a link at most. Default 5 s.
+    /// How long calls without a deadline wait for a link at most. Default 5 s.
     pub call_timeout: Duration,
+    /// Whether calls fail at once where there is no link, instead of waiting for the next. Default: no.
+    pub fail_fast: bool,
     /// Where addresses come from.
     pub finder: FinderOptions,
     /// Attempts, timeouts, standby, probes.
@@ -39,6 +41,7 @@ impl DialOptions {
             insecure: false,
             trust: Trust::system(),
             call_timeout: Duration::from_secs(5),
+            fail_fast: false,
             finder: FinderOptions::default(),
             policy: Policy::default(),
             seed: u64::from(std::process::id()) ^ clock_bits(),

@@ -13,6 +13,7 @@ use transport::{CallError, CloseReason, Lane, LinkId};
 use crate::agent::{Demotion, Held, Peer, StandbyPolicy, Tier, Validated};
 use crate::carrier::{Carrier, Shared};
 use crate::flight::{DialError, FlightRecord};
+use crate::status::RouteStatus;
 
 /// A link as others see it.
 #[derive(Clone, Debug)]
@@ -180,6 +181,11 @@ impl LinkSwitch {
             // The task is gone: a closed stream.
             None => broadcast::channel(1).1,
         }
+    }
+
+    /// Where calls go, live: the link and its round trip, the standby, the last swap and why.
+    pub fn watch_route(&self) -> watch::Receiver<RouteStatus> {
+        self.shared.status.subscribe()
     }
 
     /// The link that carries calls.

@@ -40,6 +40,7 @@ pub struct RobotBuilder {
     tls_name: Option<String>,
     insecure: bool,
     call_timeout: Duration,
+    fail_fast: bool,
     finder: FinderOptions,
     policy: Policy,
     sessions: Sessions,
@@ -116,6 +117,7 @@ impl RobotBuilder {
             tls_name: None,
             insecure: false,
             call_timeout: Duration::from_secs(5),
+            fail_fast: false,
             finder: FinderOptions::default(),
             policy: Policy::default(),
             sessions: Sessions::default(),
@@ -160,15 +162,40 @@ impl RobotBuilder {
         self
     }
 
-    /// How long a round of the first dial may take; calls have deadlines of their own. Default 20 s.
+    /// How long dialling may take, and nothing else: one round of the first dial, and each attempt to connect later. It bounds no call.
+    /// Per-call deadlines are a separate option: `tonic::Request::set_timeout`. Default 20 s.
     pub fn dial_timeout(mut self, timeout: Duration) -> Self {
         self.policy.dial_timeout = timeout;
         self
     }
 
-    /// How long calls without a deadline wait for a link. Default 5 s.
+    /// How long calls without a deadline wait for a link while there is none. It bounds only that wait: a call that has left runs until it
+    /// is answered, its own deadline passes or its link dies. Default 5 s.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
+        self
+    }
+
+    /// Whether calls fail at once where there is no link, instead of waiting for the next one. Commands that move something always do.
+    /// Default: no.
+    pub fn fail_fast(mut self, fail_fast: bool) -> Self {
+        self.fail_fast = fail_fast;
+        self
+    }
+
+    /// How often an idle link is asked whether it lives; over WebRTC three times as often. While a session is held and a standby is there,
+    /// the link that carries calls is asked every 100 ms whatever this says. Zero: never, and silence is not noticed. Default 3 s.
+    pub fn check_interval(mut self, interval: Duration) -> Self {
+        self.policy.probe = !interval.is_zero();
+        self.policy.idle_probe = interval;
+        self
+    }
+
+    /// The longest pause between two attempts while there is no link; the first follow at once and after 0.1, 0.2, 0.4 s, and a change of
+    /// this computer's network ends every pause. Zero: a lost link is not replaced. Default: 1 s where an address is known, else 5 s.
+    pub fn reconnect_interval(mut self, interval: Duration) -> Self {
+        self.policy.reconnect = !interval.is_zero();
+        self.policy.reconnect_pause = Some(interval).filter(|interval| !interval.is_zero());
         self
     }
 
@@ -218,6 +245,7 @@ impl RobotBuilder {
         options.tls_name = self.tls_name;
         options.insecure = self.insecure;
         options.call_timeout = self.call_timeout;
+        options.fail_fast = self.fail_fast;
         options.finder = self.finder;
         options.policy = self.policy;
         let runtime = runtime::handle().map_err(|e| ConnectError::new(ConnectErrorKind::Failed, e))?;
@@ -252,5 +280,30 @@ impl RobotBuilder {
                 Err(error.into())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// The comment above a method of the builder, on one line.
+    fn documentation(method: &str) -> String {
+        let before = include_str!("builder.rs").split(&format!("pub fn {method}(")).next().unwrap_or_default();
+        let lines = before.lines().rev().skip(1).take_while(|line| line.trim().starts_with("///"));
+        let mut lines: Vec<_> = lines.map(|line| line.trim().trim_start_matches("///").trim()).collect();
+        lines.reverse();
+        lines.join(" ")
+    }
+
+    #[test]
+    fn s59_the_documentation_says_what_the_timeout_bounds() {
+        let dial = documentation("dial_timeout");
+        for part in [
+            "How long dialling may take, and nothing else",
+            "bounds no call",
+            "Per-call deadlines are a separate option",
+        ] {
+            assert!(dial.contains(part), "{part:?} in {dial:?}");
+        }
+        assert!(documentation("call_timeout").contains("bounds only that wait"));
     }
 }

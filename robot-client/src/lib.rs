@@ -30,10 +30,11 @@ mod tokens;
 
 pub use builder::{ConnectError, ConnectErrorKind, RobotBuilder, Sessions};
 pub use channel::RobotChannel;
-pub use dialer::{FlightRecord, LinkView, RouteEvent};
+pub use dialer::agent::StandbyPolicy;
+pub use dialer::{FlightRecord, LinkView, RouteEvent, RouteState, RouteStatus, Swap, SwapReason};
 pub use error::SessionError;
 pub use handles::*;
-pub use robot::{Robot, RobotEvent};
+pub use robot::{Robot, RobotEvent, SessionStatus};
 pub use tokens::{FileTokens, MemoryTokens, NoTokens, TokenStore};
 
 /// The examples of the README compile.

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use dialer::{FlightRecord, LinkSwitch, LinkView, MachineChannel, RouteEvent};
+use dialer::{FlightRecord, LinkSwitch, LinkView, MachineChannel, RouteEvent, RouteStatus};
 use machine_api::viam::common::v1::ResourceName;
 use machine_api::viam::robot::v1::robot_service_client::RobotServiceClient;
 use machine_api::viam::robot::v1::{ResourceNamesRequest, StopAllRequest};
 use tokio::runtime::Handle;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tonic::Status;
 
 use crate::builder::{RobotBuilder, Sessions};
@@ -67,6 +67,26 @@ pub enum RobotEvent {
         took: Duration,
         /// Its window.
         window: Duration,
+    },
+}
+
+/// What is held at the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SessionStatus {
+    /// Nothing, yet or any more.
+    #[default]
+    None,
+    /// A session.
+    Held {
+        /// Its id.
+        id: String,
+        /// How long it lives without a beat.
+        window: Duration,
+    },
+    /// It may be held no longer: the machine may still be moving for up to a window.
+    Lapsed {
+        /// Its id.
+        id: String,
     },
 }
 
@@ -128,6 +148,16 @@ impl Robot {
     /// The link that calls go over.
     pub fn link(&self) -> Option<LinkView> {
         self.0.switch.current()
+    }
+
+    /// Where calls go, live: the link and its round trip, the standby, the last swap and why.
+    pub fn watch_route(&self) -> watch::Receiver<RouteStatus> {
+        self.0.switch.watch_route()
+    }
+
+    /// What is held at the machine, live.
+    pub fn watch_session(&self) -> watch::Receiver<SessionStatus> {
+        self.0.session.watch()
     }
 
     /// How the first link came to be: every candidate, stage and time.

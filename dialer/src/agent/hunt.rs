@@ -260,6 +260,9 @@ impl RouteAgent {
         match self.primary.and_then(|primary| self.lines.get(&primary)) {
             Some(primary) if prospect.candidate.tier < primary.facts.tier => BETTER_CAP,
             Some(_) => LUXURY_CAP,
+            None if self.policy.reconnect_pause.is_some() && self.phase == Phase::Connected => {
+                self.policy.reconnect_pause.unwrap_or_default()
+            }
             None if prospect.proven => BETTER_CAP,
             None => prospect.candidate.origin.retry_cap(),
         }

@@ -123,6 +123,11 @@ impl RouteAgent {
         self.standby.filter(|link| self.ready(*link))
     }
 
+    /// The smoothed round trip of a link, from probes, starting at the handshake's.
+    pub fn rtt(&self, link: LinkId) -> Option<Duration> {
+        self.lines.get(&link).map(|line| line.rtt)
+    }
+
     /// Every link that may still carry something (not drained for a better one), oldest first.
     pub fn live_links(&self) -> Vec<LinkId> {
         self.lines.iter().filter(|(_, line)| !line.leaving()).map(|(link, _)| *link).collect()

@@ -429,6 +429,8 @@ pub struct Policy {
     pub dial_timeout: Duration,
     /// Whether lost links are replaced (s56). Default: yes.
     pub reconnect: bool,
+    /// The longest pause between two attempts while reconnecting; `None`, the default: 1 s where an address is known, else 5 s.
+    pub reconnect_pause: Option<Duration>,
     /// Whether links are probed (s56). Default: yes.
     pub probe: bool,
     /// Pause between probes of an idle link; WebRTC is probed three times as often. Default 3 s.
@@ -443,6 +445,7 @@ impl Default for Policy {
             initial_attempts: 3,
             dial_timeout: Duration::from_secs(20),
             reconnect: true,
+            reconnect_pause: None,
             probe: true,
             idle_probe: Duration::from_secs(3),
         }

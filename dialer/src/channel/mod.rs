@@ -144,7 +144,7 @@ async fn wait_for_link(
             if !carrier.gone() {
                 return Ok(carrier);
             }
-        } else if sign.over || plan.fail_fast || (only_for_swaps && !sign.swapping) {
+        } else if sign.over || plan.fail_fast || shared.fail_fast || (only_for_swaps && !sign.swapping) {
             return Err(not_connected(&shared.address));
         }
         // A primary that is gone is a swap whose outcome the agent has not told yet: that takes microseconds.

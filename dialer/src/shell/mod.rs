@@ -24,6 +24,7 @@ use crate::channel::MachineChannel;
 use crate::flight::{DialError, Recorder};
 use crate::options::{Admit, Admitted, DialOptions};
 use crate::pass::Pass;
+use crate::status::{RouteState, RouteStatus};
 use crate::switch::{First, LinkSwitch, RouteEvent, Told};
 use attempt::{Maker, Tls};
 use changes::Changes;
@@ -102,6 +103,8 @@ impl Dialer {
             changed: watch::Sender::new(Signpost::default()),
             hedges: AtomicU32::new(0),
             call_timeout: options.call_timeout,
+            fail_fast: options.fail_fast,
+            status: watch::Sender::default(),
             large: Mutex::default(),
         });
         let (events, _) = broadcast::channel(EVENTS);
@@ -143,6 +146,10 @@ impl Dialer {
             attempts: BTreeMap::new(),
             origins: BTreeMap::new(),
             carriers: BTreeMap::new(),
+            using: None,
+            before: None,
+            ended: None,
+            nowhere: now,
             network: Network::read(),
             sleep: SleepWatch::new(),
             window: None,
@@ -184,6 +191,13 @@ struct Task {
     /// Who told of a route first; bounded by the agent's candidates.
     origins: BTreeMap<Route, Origin>,
     carriers: BTreeMap<LinkId, Served>,
+    /// The link that was told last to be the one that carries calls, and how it ended.
+    using: Option<LinkId>,
+    /// The one before.
+    before: Option<LinkId>,
+    ended: Option<String>,
+    /// Since when calls go nowhere.
+    nowhere: Instant,
     network: Network,
     sleep: SleepWatch,
     /// The window of the session that is held: every link's kernel gives up unacknowledged data accordingly.
@@ -271,11 +285,18 @@ impl Task {
             Input::Closed { link, why } => {
                 tracing::debug!(%link, %why, "link closed");
                 self.carriers.remove(&link);
+                if self.using == Some(link) {
+                    self.ended = Some(why.to_string());
+                }
                 self.agent.handle_closed(link, now);
                 self.tell(RouteEvent::Closed { link, why });
             }
             Input::Probed { attempt, link, rtt, boot } => {
                 self.agent.handle_probe(attempt, rtt, now);
+                if self.agent.primary() == Some(link) {
+                    let rtt = self.agent.rtt(link);
+                    self.shared.status.send_if_modified(|status| std::mem::replace(&mut status.rtt, rtt) != rtt);
+                }
                 if let Some(boot) = boot {
                     self.agent.handle_process(link, boot, now);
                 }
@@ -288,6 +309,9 @@ impl Task {
         if let Some(served) = self.carriers.remove(&link) {
             tracing::debug!(%link, "the machine takes no new calls here");
             served.carrier.link.close();
+            if self.using == Some(link) {
+                self.ended = Some(CloseReason::ByPeer.to_string());
+            }
             self.agent.handle_closed(link, now);
             self.tell(RouteEvent::Closed { link, why: CloseReason::ByPeer });
         }
@@ -404,6 +428,9 @@ impl Task {
         self.searching.iter().chain(&self.listening).for_each(AbortHandle::abort);
         self.shared.primary.store(None);
         self.shared.standby.store(None);
+        self.shared.status.send_modify(|status| {
+            *status = RouteStatus { state: RouteState::Over, link: None, standby: None, rtt: None, ..status.clone() };
+        });
         self.shared.links.store(Arc::default());
         self.shared.changed.send_modify(|sign| *sign = Signpost { over: true, swapping: false, swaps: sign.swaps + 1 });
         self.carriers.values().for_each(|served| served.carrier.link.close());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use transport::LinkId;
 
@@ -10,6 +10,7 @@ use super::{Task, attempt};
 use crate::agent::{Attempt, Demotion, Event, Origin, Output, Route, Verdict};
 use crate::carrier::{Carrier, Standing};
 use crate::flight::Outcome;
+use crate::status::{RouteState, Swap, SwapReason};
 use crate::switch::{LinkView, RouteEvent};
 
 impl Task {
@@ -72,11 +73,19 @@ impl Task {
                         hedged
                     });
                 }
+                self.turned(self.using, RouteState::Silent);
                 self.tell(RouteEvent::HedgeOff);
             }
             Output::Use { link } => self.use_link(link, now),
             Output::NoRoute { swapping } => {
                 self.shared.primary.store(None);
+                if self.shared.status.borrow().link.is_some() {
+                    self.nowhere = now;
+                }
+                self.shared.status.send_modify(|status| {
+                    status.state = if swapping { RouteState::Swapping } else { RouteState::Hunting };
+                    (status.link, status.rtt) = (None, None);
+                });
                 self.shared.changed.send_modify(|sign| {
                     sign.swapping = swapping;
                     sign.swaps += 1;
@@ -124,6 +133,7 @@ impl Task {
         if let (Some(from), Some(on)) = (self.carrier(from), self.carrier(on)) {
             from.standing.send_replace(Standing::Hedged(on));
         }
+        self.turned(Some(from), RouteState::Suspect);
         self.tell(RouteEvent::Hedge { from, on });
     }
 
@@ -132,6 +142,7 @@ impl Task {
         carrier.standing.send_replace(Standing::Good);
         let view = LinkView::of(&carrier);
         self.shared.primary.store(Some(carrier));
+        self.swapped(&view, now);
         self.shared.changed.send_modify(|sign| {
             sign.swapping = false;
             sign.swaps += 1;
@@ -145,6 +156,42 @@ impl Task {
         self.tell(RouteEvent::Use(view, record));
     }
 
+    fn swapped(&mut self, to: &LinkView, now: Instant) {
+        let nowhere = self.shared.status.borrow().link.is_none();
+        let gap = if nowhere { now.duration_since(self.nowhere) } else { Duration::ZERO };
+        self.before = self.using.replace(to.id);
+        let why = match (self.before, self.ended.take()) {
+            (None, _) => SwapReason::FirstDial,
+            (Some(_), Some(how)) => SwapReason::Closed(how),
+            // The same link again, or one that came after silence.
+            (Some(_), None) if nowhere => SwapReason::Dead,
+            (Some(_), None) => SwapReason::Better,
+        };
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let rtt = self.agent.rtt(to.id);
+        self.shared.status.send_modify(|status| {
+            let from = status.last_swap.take().map(|swap| swap.to);
+            let gap_ms = gap.as_secs_f64() * 1000.0;
+            status.last_swap =
+                Some(Swap { from, to: to.route.clone(), why, at_unix_ms: at.as_millis() as u64, gap_ms });
+            status.swaps += 1;
+            status.state = RouteState::Good;
+            status.link = Some(to.clone());
+            status.rtt = rtt;
+        });
+    }
+
+    /// The link that carries calls is like this now.
+    fn turned(&self, link: Option<LinkId>, state: RouteState) {
+        if link.is_none() || link != self.using {
+            return;
+        }
+        self.shared.status.send_if_modified(|status| {
+            // Where there is no link there is nothing to say of it.
+            status.link.is_some() && std::mem::replace(&mut status.state, state) != state
+        });
+    }
+
     fn drain(&mut self, link: LinkId, why: Demotion) {
         if let Some(carrier) = self.carrier(link) {
             match why {
@@ -155,6 +202,16 @@ impl Task {
                     carrier.standing.send_replace(Standing::Lost);
                 }
             }
+        }
+        if why == Demotion::Dead {
+            self.shared.status.send_if_modified(|status| match &mut status.last_swap {
+                // It was taken for better when it was told; the old one is dead.
+                Some(swap) if swap.why == SwapReason::Better && self.before == Some(link) => {
+                    swap.why = SwapReason::Dead;
+                    true
+                }
+                _ => false,
+            });
         }
         self.tell(RouteEvent::Drain { link, why });
     }
@@ -172,19 +229,26 @@ impl Task {
                     self.tell(RouteEvent::Connected(LinkView::of(&carrier)));
                 }
             }
-            Event::Silent { link } => self.tell(RouteEvent::Silent { link }),
+            Event::Silent { link } => {
+                self.turned(Some(link), RouteState::Silent);
+                self.tell(RouteEvent::Silent { link });
+            }
             Event::Alive { link } => {
                 if let Some(carrier) = self.carrier(link)
                     && matches!(*carrier.standing.borrow(), Standing::Lost)
                 {
                     carrier.standing.send_replace(Standing::Good);
                 }
+                self.turned(Some(link), RouteState::Good);
                 self.tell(RouteEvent::Alive { link });
             }
             // What is out on it is decided when it is drained; with nothing to replace it, it may still be answered.
             Event::Dead { link } => tracing::info!(%link, "no answer: nothing new goes over the link"),
             Event::Standby { link } => {
-                self.shared.standby.store(link.and_then(|link| self.carrier(link)));
+                let standby = link.and_then(|link| self.carrier(link));
+                let view = standby.as_deref().map(LinkView::of);
+                self.shared.standby.store(standby);
+                self.shared.status.send_modify(|status| status.standby = view);
                 self.tell(RouteEvent::Standby { link });
             }
             Event::Foreign { link } => self.tell(RouteEvent::Foreign { link }),

@@ -134,6 +134,32 @@ async fn numbered_motion_is_sent_again() {
 }
 
 #[tokio::test]
+async fn s59_the_dial_timeout_bounds_no_call_and_a_calls_own_deadline_does() {
+    let machine = Machine::start().await;
+    let policy = agent::Policy { dial_timeout: Duration::from_millis(100), ..agent::Policy::default() };
+    let (channel, switch) = Dialer::start(DialOptions { policy, ..machine.options() }, Arc::new(Anonymous));
+    switch.first_link().await.unwrap();
+    machine.delay(Duration::from_millis(300));
+    call(&channel, request(OTHER)).await.unwrap();
+    let mut short = request(OTHER);
+    short.headers_mut().insert("grpc-timeout", "50m".parse().unwrap());
+    assert_eq!(call(&channel, short).await.unwrap_err().code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn with_fail_fast_no_call_waits_for_a_link() {
+    let machine = Machine::start().await;
+    let (channel, switch) = Dialer::start(DialOptions { fail_fast: true, ..machine.options() }, Arc::new(Anonymous));
+    switch.first_link().await.unwrap();
+    let mut events = switch.events();
+    machine.stop().await;
+    while !matches!(events.recv().await.unwrap(), RouteEvent::NoRoute { .. }) {}
+    let began = Instant::now();
+    assert_eq!(call(&channel, request(READ)).await.unwrap_err().code(), Code::Unavailable);
+    assert!(began.elapsed() < Duration::from_millis(10), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_machine_that_says_goodbye_is_left_for_another_while_its_last_call_finishes() {
     let machine = Machine::start().await;
     let (channel, switch) = dialed(&machine).await;

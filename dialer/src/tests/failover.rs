@@ -130,6 +130,11 @@ async fn s92_a_read_is_answered_before_the_silent_primary_is_given_up() {
     in_order(&lab.story(), &["Silent", "Hedge"]);
     lab.saw(|event| matches!(event, RouteEvent::Drain { why: agent::Demotion::Dead, .. })).await;
     in_order(&lab.story(), &["Silent", "Hedge", "HedgeOff", "Use", "Drain"]);
+    let status = lab.switch.watch_route().borrow().clone();
+    let swap = status.last_swap.unwrap();
+    assert_eq!((status.swaps, swap.why, swap.gap_ms), (2, SwapReason::Dead, 0.0));
+    assert_eq!(swap.from.as_ref(), Some(&lab.first.route));
+    assert_eq!((status.state, status.link.unwrap().route), (RouteState::Good, swap.to));
     assert!(lab.swapped());
     assert_eq!(lab.machine.seen(READ), 1, "the first copy never arrived");
 }
@@ -193,7 +198,11 @@ async fn no_more_than_sixteen_calls_are_copied_and_none_that_is_heavy_or_unnumbe
 async fn one_sign_of_life_ends_suspicion_without_a_swap() {
     let lab = Lab::start().await;
     lab.primary.stall_up();
-    call(&lab.channel, request(READ)).await.unwrap();
+    let mut watched = lab.switch.watch_route();
+    let suspected = watched.wait_for(|status| status.state == RouteState::Suspect);
+    let (reply, _) = tokio::join!(call(&lab.channel, request(READ)), suspected);
+    reply.unwrap();
+    assert!(watched.borrow().standby.is_some());
     lab.primary.release();
     lab.saw(|event| matches!(event, RouteEvent::HedgeOff)).await;
     tokio::time::sleep(Duration::from_millis(600)).await;

@@ -37,6 +37,8 @@ async fn pair() -> (Machine, Arc<Carrier>, Machine, Arc<Carrier>, MachineChannel
         changed: watch::Sender::default(),
         hedges: AtomicU32::new(0),
         call_timeout: Duration::from_millis(500),
+        fail_fast: false,
+        status: watch::Sender::default(),
         large: std::sync::Mutex::default(),
     });
     let channel = MachineChannel { shared, alive: mpsc::unbounded_channel().0 };

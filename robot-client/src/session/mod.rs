@@ -14,12 +14,12 @@ use session_core::client::{
     Answer, Attempt, Call, ClientOptions, ClientOutput, ClientSession, Event, Kind, Letter, Link, LinkState,
 };
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, watch};
 use tonic::Status;
 use transport::{BootClock, LinkId};
 
 use crate::error::SessionError;
-use crate::robot::RobotEvent;
+use crate::robot::{RobotEvent, SessionStatus};
 use stop::OpenStop;
 pub(crate) use stop::StopRequest;
 pub(crate) use wire::expired;
@@ -36,6 +36,7 @@ pub(crate) struct Session {
     switch: LinkSwitch,
     address: String,
     events: broadcast::Sender<RobotEvent>,
+    status: watch::Sender<SessionStatus>,
     runtime: Handle,
     this: Weak<Session>,
 }
@@ -153,6 +154,7 @@ impl Session {
             switch,
             address,
             events: broadcast::Sender::new(EVENTS),
+            status: watch::Sender::default(),
             runtime: runtime.clone(),
             this: this.clone(),
         });
@@ -162,6 +164,10 @@ impl Session {
 
     pub(crate) fn events(&self) -> broadcast::Receiver<RobotEvent> {
         self.events.subscribe()
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<SessionStatus> {
+        self.status.subscribe()
     }
 
     pub(crate) fn alive(&self) {
@@ -200,6 +206,7 @@ impl Session {
             let before = state.core.is_ordered();
             (state.core.close(now), before)
         });
+        self.status.send_replace(SessionStatus::None);
         if goodbye {
             // The beat is on its way; its answer means that everything was ordered to stop.
             self.until_left().await;
@@ -278,6 +285,15 @@ impl Session {
             Event::TooSlow(slow) => RobotEvent::TooSlow { took: slow.took, window: slow.window },
         };
         tracing::info!(?event, "session");
+        match &event {
+            RobotEvent::SessionStarted { id, window, .. } => {
+                self.status.send_replace(SessionStatus::Held { id: id.clone(), window: *window });
+            }
+            RobotEvent::SessionLapsed { id } => {
+                self.status.send_replace(SessionStatus::Lapsed { id: id.clone() });
+            }
+            RobotEvent::Stopped { .. } | RobotEvent::TooSlow { .. } => {}
+        }
         // Nobody has to listen.
         let _ = self.events.send(event);
     }

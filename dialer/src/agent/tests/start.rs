@@ -260,6 +260,26 @@ fn s56_without_reconnecting_a_lost_link_stays_lost() {
 }
 
 #[test]
+fn s56_the_pause_between_attempts_is_what_the_user_says() {
+    let (mut rig, link) = Rig::connected(Policy { reconnect_pause: Some(MS * 10_000), ..Policy::default() });
+    rig.close(link);
+    let mut pauses = vec![];
+    for _ in 0..12 {
+        let began = rig.now;
+        while rig.attempt(1).is_none_or(|attempt| {
+            rig.agent.handle_failed(attempt, failure(false), rig.now);
+            rig.collect();
+            false
+        }) {
+            rig.pass(MS * 5, &[]);
+        }
+        pauses.push(rig.now - began);
+    }
+    let longest = pauses.iter().max().unwrap();
+    assert!((MS * 7000..=MS * 10_010).contains(longest), "{pauses:?}");
+}
+
+#[test]
 fn s56_without_checking_nothing_is_probed() {
     let (mut rig, link) = Rig::connected(Policy { probe: false, ..Policy::default() });
     rig.agent.handle_sent(link, rig.now);

@@ -115,6 +115,11 @@ pub enum Command {
         #[arg(default_value = "{}")]
         request: String,
     },
+    /// Where calls go, live: route, round trip, standby, sessions, the last swap and why. With --json one object a line.
+    Watch {
+        /// A machine's name, host:port, an IP address or unix:PATH.
+        address: String,
+    },
     /// Dial and say how: every candidate, stage and time.
     Dial {
         /// A machine's name, host:port, an IP address or unix:PATH.

@@ -10,6 +10,7 @@ mod failure;
 mod report;
 mod status;
 mod stop;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             call::run(&common, &address, &component, &method, &request, json).await
         }
         Command::Drive { address, base, speed, turn } => drive::run(&common, &address, &base, speed, turn).await,
+        Command::Watch { address } => watch::run(&common, &address, json).await,
         Command::Dial { address, explain } => dial::run(&common, &address, explain, json).await,
     }
 }

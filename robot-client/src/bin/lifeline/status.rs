@@ -21,12 +21,17 @@ pub async fn status(common: &ConnectionArguments, address: &str, json: bool) -> 
     let resources = robot.resource_names().await?;
     // Machines without GetVersion are machines all the same.
     let version = client(&robot).get_version(GetVersionRequest {}).await.map(|v| v.into_inner()).unwrap_or_default();
-    let route = robot.route();
+    let route = robot.watch_route().borrow().clone();
     robot.close().await;
+    let standby = route.standby.map(|link| link.route);
+    let rtt = route.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0);
+    let route = route.link.map(|link| link.route);
     let names: Vec<_> = resources.iter().map(|r| json!({ "type": r.subtype, "name": r.name })).collect();
     let value = json!({
         "address": address,
         "route": route,
+        "rtt_ms": rtt,
+        "standby": standby,
         "platform": version.platform,
         "version": version.version,
         "resources": names,
@@ -34,7 +39,10 @@ pub async fn status(common: &ConnectionArguments, address: &str, json: bool) -> 
     report::print(json, &value, || {
         println!("machine   {address}");
         if let Some(route) = &route {
-            println!("route     {route}");
+            println!("route     {route}, {:.1} ms", rtt.unwrap_or_default());
+        }
+        if let Some(standby) = &standby {
+            println!("standby   ready over {standby}");
         }
         if !version.version.is_empty() {
             println!("version   {} {}", version.platform, version.version);
