@@ -5,7 +5,7 @@
 //! Options: `rate=50` calls of a kind a second; `for=10` seconds, `start=1` the number of the first call; `motion=base` SetVelocity of a base, each
 //! with a value of its own (its number in tenths of a millimetre a second above 100), none where empty; `read=base` IsMoving of a base; `camera=` a
 //! camera whose images are fetched one after the other; `move=` a base that drives `distance=2000` millimetres in one blocking call of 200 mm/s;
-//! `tls_name=` the name that the machine has to prove.
+//! `tls_name=` the name that the machine has to prove; `standby=always` or `never`, otherwise while something is held.
 //!
 //! Orders on standard input, one a line: `stop` stops the base, `hush` and `speak` end and begin motion calls, `close` leaves in order.
 
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use dialer::agent::StandbyPolicy;
 use machine_api::viam::common::v1::Vector3;
 use robot_client::{Robot, RouteEvent, SessionError};
 use serde_json::{Value, json};
@@ -34,6 +35,7 @@ struct Plan {
     long_move: String,
     distance: i64,
     tls_name: String,
+    standby: StandbyPolicy,
 }
 
 impl Plan {
@@ -49,6 +51,7 @@ impl Plan {
             long_move: String::new(),
             distance: 2_000,
             tls_name: String::new(),
+            standby: StandbyPolicy::WhileControlling,
         };
         for argument in args().skip(2) {
             let (what, value) = argument.split_once('=').ok_or_else(|| format!("{argument}: expected WHAT=VALUE"))?;
@@ -60,6 +63,13 @@ impl Plan {
                 "read" => plan.read = value.to_owned(),
                 "camera" => plan.camera = value.to_owned(),
                 "distance" => plan.distance = value.parse()?,
+                "standby" => {
+                    plan.standby = match value {
+                        "always" => StandbyPolicy::Always,
+                        "never" => StandbyPolicy::Never,
+                        other => return Err(format!("standby={other}: expected always or never").into()),
+                    }
+                }
                 "tls_name" => plan.tls_name = value.to_owned(),
                 "move" => plan.long_move = value.to_owned(),
                 other => return Err(format!("no option is called {other}").into()),
@@ -109,6 +119,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(file) = var_os("LIFELINE_CA_FILE") {
         builder = builder.trust_ca(file);
     }
+    builder = builder.standby(plan.standby);
     if !plan.tls_name.is_empty() {
         builder = builder.tls_name(&plan.tls_name);
     }

@@ -1,5 +1,6 @@
 //! Development tasks of this workspace: `cargo xtask --help`.
 
+mod bench;
 mod checks;
 #[cfg(feature = "codegen")]
 mod codegen;
@@ -54,6 +55,15 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Measure, and add to what is recorded in `benches/results`.
+    Bench {
+        /// What.
+        #[command(subcommand)]
+        what: Bench,
+    },
+    /// One run of a bench inside a lab's namespaces.
+    #[command(hide = true)]
+    BenchRun { row: String, seed: u64, folder: PathBuf },
     /// One scenario inside a lab's namespaces.
     #[command(hide = true)]
     LabScenario { name: String, seed: u64, soak: String, folder: PathBuf },
@@ -83,6 +93,26 @@ enum Task {
     Ci,
 }
 
+/// What can be measured.
+#[derive(Subcommand)]
+enum Bench {
+    /// How long callers notice that a route died, on networks made for it.
+    Failover {
+        /// Only this row of the table.
+        #[arg(long)]
+        row: Option<String>,
+        /// A few runs of each row; nothing is recorded.
+        #[arg(long)]
+        quick: bool,
+        /// Runs of each row.
+        #[arg(long)]
+        runs: Option<usize>,
+        /// Where chance comes from: the moment of the cut, losses.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+}
+
 /// A published peer.
 #[derive(Clone, Copy, ValueEnum)]
 enum Peer {
@@ -102,6 +132,10 @@ fn main() -> ExitCode {
         Task::TestE2e { list: false, only, soak, require_labs, seed } => {
             e2e::run(&root, &e2e::Choice { only: only.as_deref(), soak, require_labs, seed })
         }
+        Task::Bench { what: Bench::Failover { row, quick, runs, seed } } => {
+            bench::failover(&root, &bench::Choice { row: row.as_deref(), quick, runs, seed })
+        }
+        Task::BenchRun { row, seed, folder } => bench::inside(&root, &row, seed, &folder),
         Task::LabScenario { name, seed, soak, folder } => e2e::inside(&root, &name, seed, soak == "true", &folder),
         Task::LinkEmulator => lab::emulator::run(),
         Task::Interop { name: Peer::Python } => interop::python(&root),

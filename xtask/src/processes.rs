@@ -26,28 +26,45 @@ pub struct Built {
 impl Built {
     /// Builds `sim-machine`, `lifeline` and the examples, printing what takes long.
     pub fn build(root: &Path) -> Result<Self, Box<dyn std::error::Error>> {
-        println!("building the machine and the tool ..");
-        let status = Command::new(env!("CARGO"))
-            .current_dir(root)
-            .args(["build", "--quiet", "--package", "sim-machine", "--package", "robot-client", "--bins", "--examples"])
-            .args(["--features", "robot-client/cli,robot-client/remote"])
-            .status()?;
-        if !status.success() {
-            return Err("the build failed".into());
-        }
+        build(root, &[])?;
         Ok(Self::already(root))
+    }
+
+    /// Builds what is measured.
+    pub fn build_release(root: &Path) -> Result<Self, Box<dyn std::error::Error>> {
+        build(root, &["--release"])?;
+        Ok(Self::released(root))
     }
 
     /// What was built before.
     pub fn already(root: &Path) -> Self {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-        Self { folder: target.join("debug") }
+        Self { folder: target(root).join("debug") }
+    }
+
+    /// What was built for measuring.
+    pub fn released(root: &Path) -> Self {
+        Self { folder: target(root).join("release") }
     }
 
     /// A command that runs one of the built programs.
     pub fn command(&self, name: &str) -> Command {
         Command::new(self.folder.join(name))
     }
+}
+
+fn build(root: &Path, how: &[&str]) -> Outcome {
+    println!("building the machine and the tool ..");
+    let status = Command::new(env!("CARGO"))
+        .current_dir(root)
+        .args(["build", "--quiet", "--package", "sim-machine", "--package", "robot-client", "--bins", "--examples"])
+        .args(["--features", "robot-client/cli,robot-client/remote"])
+        .args(how)
+        .status()?;
+    if status.success() { Ok(()) } else { Err("the build failed".into()) }
+}
+
+fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }
 
 /// A running process; killed and reaped when dropped.

@@ -1,6 +1,6 @@
 //! `cargo xtask test-e2e`: real processes, sockets and mDNS; each scenario named by the statement it shows.
 
-mod labs;
+pub mod labs;
 mod lan;
 mod sessions;
 mod tool;
@@ -46,6 +46,15 @@ impl Stage {
         let value = value.into();
         println!("    {name}: {value}");
         self.facts.borrow_mut().insert(name.to_owned(), value);
+    }
+
+    /// Leaves in the folder what was measured and why it failed, for the process that started this one.
+    pub fn leave(&self, done: &Outcome) -> Outcome {
+        fs::write(self.folder.join(FACTS), serde_json::to_vec_pretty(&*self.facts.borrow())?)?;
+        if let Err(error) = done {
+            fs::write(self.folder.join("error.txt"), error.to_string())?;
+        }
+        Ok(())
     }
 
     /// An empty network, for scenarios that run in a lab.
@@ -248,10 +257,7 @@ pub fn inside(root: &Path, name: &str, seed: u64, soak: bool, folder: &Path) -> 
     let scenario = labs::SCENARIOS.iter().find(|s| s.name == name).ok_or("there is no such lab")?;
     let stage = Stage::new(Built::already(root), folder.to_path_buf(), soak, seed);
     let done = (scenario.run)(&stage);
-    fs::write(folder.join(FACTS), serde_json::to_vec_pretty(&*stage.facts.borrow())?)?;
-    if let Err(error) = &done {
-        fs::write(folder.join("error.txt"), error.to_string())?;
-    }
+    stage.leave(&done)?;
     done
 }
 

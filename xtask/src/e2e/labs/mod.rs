@@ -1,10 +1,12 @@
 //! Scenarios on networks made for them. Links are cut in the network, where no sender is told: by the emulator that carries their packets.
 
-mod driver;
+pub mod driver;
 mod frozen;
 mod interfaces;
+mod machine_again;
+mod mdns_lies;
 mod nat_kinds;
-mod places;
+pub mod places;
 mod s62_internet_lost;
 mod s63_new_client_offline;
 mod s65_outside_client;
@@ -14,7 +16,8 @@ mod s92_standby_answers;
 mod s93_no_needless_copies;
 mod s94_stop_wins;
 mod s95_killed_behind_a_hole;
-mod truth;
+pub mod truth;
+mod wan;
 
 use super::Scenario;
 use super::Stage;
@@ -30,17 +33,12 @@ const fn owed(group: &'static str, name: &'static str, run: fn(&Stage) -> Outcom
 }
 
 /// Every lab, in the order of the statements.
-pub const SCENARIOS: &[Scenario] = &[
+pub(super) const SCENARIOS: &[Scenario] = &[
     lab("offline", "s62_a_lan_client_does_not_notice_a_lost_internet", s62_internet_lost::run),
     lab("offline", "s63_a_new_client_connects_without_internet", s63_new_client_offline::run),
     lab("offline", "s65_a_client_outside_loses_the_machine_and_comes_back", s65_outside_client::run),
     lab("offline", "s66_a_machine_that_lost_every_network_stops", s66_machine_alone::run),
-    owed(
-        "sessions",
-        "s68_a_flap_of_a_second_costs_nothing",
-        s68_flap_and_loss::flap,
-        "the hunt that a silent lone link starts replaces it although it answers again",
-    ),
+    lab("sessions", "s68_a_flap_of_a_second_costs_nothing", s68_flap_and_loss::flap),
     owed(
         "sessions",
         "s68_a_fifth_of_the_packets_lost_costs_nothing",
@@ -49,10 +47,11 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     owed(
         "sessions",
-        "a_round_trip_of_800_ms_costs_nothing",
-        s68_flap_and_loss::long_way,
-        "a round trip that grows from 2 to 800 ms makes links suspect and the session lapse",
+        "s68_a_fifth_lost_on_both_paths_costs_nothing",
+        s68_flap_and_loss::loss_with_standby,
+        "late answers that trickle in count as life, so beats wait seconds on a congested primary while the standby is idle",
     ),
+    lab("sessions", "a_round_trip_of_800_ms_costs_nothing", s68_flap_and_loss::long_way),
     lab("routes", "s92_the_standby_answers_before_the_primary_is_dead", s92_standby_answers::both_directions),
     lab("routes", "s92_upstream_lost_while_a_camera_streams", s92_standby_answers::upstream_with_camera),
     lab("routes", "s93_a_slow_handler_is_not_hedged", s93_no_needless_copies::slow_handler),
@@ -65,5 +64,21 @@ pub const SCENARIOS: &[Scenario] = &[
     lab("routes", "a_mapping_is_forgotten_while_driving", interfaces::mapping_forgotten),
     lab("sessions", "a_client_stopped_by_its_system", frozen::client),
     lab("sessions", "a_machine_stopped_by_its_system", frozen::machine),
+    lab("sessions", "a_machine_started_again_is_found_again", machine_again::restarted),
+    lab("sessions", "a_machine_that_cannot_prove_its_name_gets_nobody", machine_again::replaced),
+    owed(
+        "lan",
+        "an_impostor_answers_to_the_name",
+        mdns_lies::impostor,
+        "where the impostor answers first, the search ends before the machine itself was heard",
+    ),
+    lab("lan", "a_machine_that_moved_is_found", mdns_lies::moved),
+    lab("offline", "two_segments_without_multicast_or_internet", wan::run),
+    owed(
+        "offline",
+        "two_segments_and_the_name_server_gone_too",
+        wan::remembered,
+        "an address beyond a router that a name server told is not used again",
+    ),
     lab("routes", "nat_of_four_kinds", nat_kinds::run),
 ];

@@ -74,6 +74,10 @@ pub struct House {
     pub client: Host,
     /// On the internet.
     pub away: Host,
+    /// Where the machine runs.
+    pub server: Host,
+    /// What joins the LAN.
+    pub switch: Host,
     /// The machine.
     pub machine: Machine,
     /// What really moved.
@@ -104,7 +108,7 @@ impl House {
         println!("    TCP: {}", client.controller("10.1.0.1")?);
         let machine = machine(stage, &server)?;
         let observer = Observer::new(&machine.observed());
-        Ok(Self { lab, client, away, machine, observer })
+        Ok(Self { lab, client, away, server, switch, machine, observer })
     }
 
     /// Takes the internet away, silently; when, in Unix time.

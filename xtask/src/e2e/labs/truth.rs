@@ -25,17 +25,27 @@ pub fn once_and_in_order(observer: &Observer, base: &str) -> Result<usize, Box<d
     Ok(driven.len())
 }
 
+/// What stopped the base in this span.
+fn stopping(observer: &Observer, base: &str, from: f64, to: f64) -> Result<Vec<Seen>, Box<dyn std::error::Error>> {
+    let actuator = format!("base/{base}");
+    let stops = |s: &Seen| s.event == "stopped" || s.cause.as_deref() == Some("stop");
+    Ok(observer
+        .all()?
+        .into_iter()
+        .filter(|s| s.actuator == actuator && (from..to).contains(&s.t) && stops(s))
+        .collect())
+}
+
+/// How often the base came to rest or was told to in this span.
+pub fn stops(observer: &Observer, base: &str, from: f64, to: f64) -> Result<usize, Box<dyn std::error::Error>> {
+    Ok(stopping(observer, base, from, to)?.len())
+}
+
 /// Nothing stopped the base in this span.
 pub fn kept_moving(observer: &Observer, base: &str, from: f64, to: f64) -> Outcome {
-    let actuator = format!("base/{base}");
-    let stop = observer.all()?.into_iter().find(|s| {
-        s.actuator == actuator
-            && (from..to).contains(&s.t)
-            && (s.event == "stopped" || s.cause.as_deref() == Some("stop"))
-    });
-    match stop {
+    match stopping(observer, base, from, to)?.first() {
         None => Ok(()),
-        Some(seen) => Err(format!("{actuator} was stopped: {seen:?}").into()),
+        Some(seen) => Err(format!("base/{base} was stopped: {seen:?}").into()),
     }
 }
 
