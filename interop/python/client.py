@@ -2,7 +2,7 @@
 
 Usage: client.py ADDRESS KEY_ID KEY LEG
 
-Legs: `list` prints the resources; `drive` moves the base by a metre and back; `hold` sets a velocity and then waits
+Legs: `list` prints the resources; `power` sets a motor's power and stays for two seconds; `drive` moves the base by a metre and back; `hold` sets a velocity and then waits
 until it is killed. Every step is a JSON line on standard output.
 """
 
@@ -12,6 +12,7 @@ import sys
 import time
 
 from viam.components.base import Base
+from viam.components.motor import Motor
 from viam.proto.common import Vector3
 from viam.robot.client import RobotClient
 
@@ -32,6 +33,10 @@ async def main():
         await base.move_straight(distance=500, velocity=500)
         await base.move_straight(distance=-500, velocity=500)
         say("driven", moving=await base.is_moving())
+    if leg == "power":
+        await Motor.from_robot(robot, "left").set_power(0.2)
+        say("powered")
+        await asyncio.sleep(2.1)
     if leg == "hold":
         await base.set_velocity(linear=Vector3(y=150), angular=Vector3())
         say("moving")

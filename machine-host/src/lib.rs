@@ -17,7 +17,7 @@ pub mod signaling;
 
 pub use auth::{API_KEY, AuthError, Authenticator, Principal, ROBOT_SECRET};
 pub use driver::DriverError;
-pub use guard::Caller;
+pub use guard::{Arrival, Caller};
 pub use machine::local_certificate;
 pub use machine::{Listening, Machine, MachineError, MachineOptions, Tls};
 pub use operations::{Operation, Operations};

@@ -27,6 +27,9 @@ pub struct Arguments {
     /// Writes what really moves as JSON lines, to a file or (`-`) to standard output.
     #[arg(long, value_name = "FILE|-")]
     pub observe: Option<String>,
+    /// Writes which calls arrive as JSON lines (time, path, session, order, connection), to a file or (`-`) to standard output. No credentials.
+    #[arg(long, value_name = "FILE|-")]
+    pub calls: Option<String>,
     /// How long a session lives without a beat, from 30ms to 1m, instead of the configuration's.
     #[arg(long, value_parser = duration::window)]
     pub window: Option<Duration>,

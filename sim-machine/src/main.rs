@@ -1,6 +1,7 @@
 //! `sim-machine`: a machine without hardware, for everything else as real as any.
 
 mod arguments;
+mod calls;
 mod reload;
 
 use std::collections::BTreeMap;
@@ -59,6 +60,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         );
     }
     let machine = Machine::new(options(&arguments, &config, &state))?;
+    if let Some(to) = &arguments.calls {
+        calls::record(&machine, to).map_err(|e| format!("--calls {to}: {e}"))?;
+    }
     let world = World::new(observer(arguments.observe.as_deref())?)?;
     let mut reloader = Reloader::new(machine.clone(), world, arguments.config.clone());
     reloader.apply(config.clone())?;

@@ -41,8 +41,8 @@ pub fn ci(root: &Path) -> Outcome {
             let require_labs = rustix::process::geteuid().is_root();
             e2e::run(root, &e2e::Choice { require_labs, seed: 1, ..Default::default() })
         }),
-        ("statements", |root| spec::run(root, false)),
         ("python", |root| interop::python(root)),
+        ("statements", |root| spec::run(root, false)),
     ];
     for (name, step) in steps {
         let started = Instant::now();

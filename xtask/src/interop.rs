@@ -1,5 +1,6 @@
 //! `cargo xtask interop NAME`: published peers, unmodified, against our machine and our client.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,8 +12,24 @@ use crate::Outcome;
 use crate::observer::{Observer, now};
 use crate::processes::{Built, KEY, KEY_ID, Machine, MachineOptions, Running, free_port};
 
+/// The rows of the last runs that name a statement, by name. A run that failed leaves none.
+pub fn recorded(root: &Path) -> Result<BTreeMap<String, bool>, Box<dyn std::error::Error>> {
+    let mut results = BTreeMap::new();
+    let Ok(records) = fs::read_dir(root.join("target/interop")) else { return Ok(results) };
+    for path in records.collect::<Result<Vec<_>, _>>()?.iter().map(|entry| entry.path()) {
+        if path.extension().is_some_and(|e| e == "json") {
+            let rows: Vec<Value> = serde_json::from_slice(&fs::read(&path)?)?;
+            let peer = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            results.extend(rows.iter().filter_map(|r| Some((format!("interop {peer}::{}", r["row"].as_str()?), true))));
+        }
+    }
+    Ok(results)
+}
+
 /// The Python SDK: as a client by `host:port` and by name, stopped when it dies, and as a machine of our client.
 pub fn python(root: &Path) -> Outcome {
+    let record = root.join("target/interop/python.json");
+    let _ = fs::remove_file(&record);
     let python = environment(root)?;
     let built = Built::build(root)?;
     let folder = tempfile::tempdir()?;
@@ -26,15 +43,14 @@ pub fn python(root: &Path) -> Outcome {
         rows.push((row, drives(&python, root, &machine, &address)?));
     }
     rows.push(("client killed: machine stops", stopped_when_killed(&python, root, &machine, &local)?));
+    rows.push(("s82_the_sdk_calls_in_its_order", order_of_calls(&python, root, &built, folder.path())?));
     rows.push(("machine of the SDK's server classes", as_machine(&python, root, &built, folder.path())?));
     println!("{:<38} result", "Python SDK (unmodified)");
     for (row, result) in &rows {
         println!("{row:<38} {result}");
     }
-    let record = root.join("target/interop");
-    fs::create_dir_all(&record)?;
     let rows: Vec<_> = rows.iter().map(|(row, result)| serde_json::json!({ "row": row, "result": result })).collect();
-    fs::write(record.join("python.json"), serde_json::to_vec_pretty(&rows)?)?;
+    fs::write(record, serde_json::to_vec_pretty(&rows)?)?;
     println!("{} passed, 0 failed", rows.len());
     Ok(())
 }
@@ -108,6 +124,53 @@ fn drives(python: &Path, root: &Path, machine: &Machine, address: &str) -> Resul
     step(&mut lines, "closed")?;
     running.wait(Duration::from_secs(10))?;
     Ok(format!("ok, connected in {:.0} ms", connected["seconds"].as_f64().unwrap_or_default() * 1e3))
+}
+
+/// s82: what the SDK sends, and in which order. On a machine of its own, so that nothing else arrives there.
+fn order_of_calls(
+    python: &Path,
+    root: &Path,
+    built: &Built,
+    folder: &Path,
+) -> Result<String, Box<dyn std::error::Error>> {
+    let name = format!("py-order-{}.loc1.viam.cloud", std::process::id());
+    let machine = Machine::start(built, &folder.join("order"), &name, &MachineOptions::default())?;
+    let address = format!("localhost:{}", machine.port);
+    let mut running = Running::start("the SDK's client", &mut client(python, root, &machine, &address, "power"))?;
+    let mut lines = running.lines()?;
+    step(&mut lines, "powered")?;
+    let (mut moved, mut beats) = (None, Vec::new());
+    step(&mut lines, "closed")?;
+    running.wait(Duration::from_secs(10))?;
+    // The authentication is the native library's; then come the SDK's own calls.
+    let calls = machine.calls()?;
+    let own: Vec<_> = calls.iter().filter(|call| call["authorized"] == true).collect();
+    let expected = [
+        ("/viam.robot.v1.RobotService/ResourceNames", false),
+        ("/viam.robot.v1.RobotService/StartSession", false),
+        ("/viam.robot.v1.RobotService/SendSessionHeartbeat", false),
+        ("/viam.component.motor.v1.MotorService/SetPower", true),
+    ];
+    for (at, (call, in_session)) in expected.iter().enumerate() {
+        let seen = own.get(at).ok_or_else(|| format!("the SDK made {} calls only: {own:?}", own.len()))?;
+        if seen["call"] != *call || seen["session"].is_string() != *in_session || !seen["order"].is_null() {
+            return Err(format!("call {at} is {seen}, expected {call}, with a session id: {in_session}").into());
+        }
+    }
+    for call in &own {
+        let t = call["t"].as_f64().ok_or("a call without a time")?;
+        if call["call"] == "/viam.component.motor.v1.MotorService/SetPower" {
+            moved = Some(t);
+        } else if call["call"] == "/viam.robot.v1.RobotService/SendSessionHeartbeat" && moved.is_some() {
+            beats.push(t);
+        }
+    }
+    let apart: Vec<f64> = beats.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let mean = apart.iter().sum::<f64>() / apart.len().max(1) as f64;
+    if apart.len() < 3 || !(0.36..=0.44).contains(&mean) {
+        return Err(format!("the SDK's beats are {apart:?} s apart, expected 0.40").into());
+    }
+    Ok(format!("ok, {} beats {mean:.3} s apart", beats.len()))
 }
 
 fn stopped_when_killed(

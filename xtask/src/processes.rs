@@ -200,6 +200,8 @@ impl Machine {
             .arg(folder.join("state"))
             .arg("--observe")
             .arg(folder.join("observed.jsonl"))
+            .arg("--calls")
+            .arg(folder.join("calls.jsonl"))
             .args(&options.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -235,6 +237,13 @@ impl Machine {
     /// The file of what really moved.
     pub fn observed(&self) -> PathBuf {
         self.folder.join("observed.jsonl")
+    }
+
+    /// The calls that arrived, a JSON object each, in their order.
+    pub fn calls(&self) -> Result<Vec<serde_json::Value>, Box<dyn std::error::Error>> {
+        let text = fs::read_to_string(self.folder.join("calls.jsonl"))?;
+        let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+        Ok(whole.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
     }
 
     /// The configuration file, for scenarios that change it.

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 
 use crate::Outcome;
-use crate::e2e;
+use crate::{e2e, interop};
 
 /// What the suite says of one statement.
 #[derive(Deserialize)]
@@ -33,6 +33,7 @@ pub fn run(root: &Path, json: bool) -> Outcome {
     let groups: BTreeMap<String, BTreeMap<String, Statement>> = toml::from_str(&text)?;
     let mut results = unit_results(root)?;
     results.extend(e2e::recorded(root)?);
+    results.extend(interop::recorded(root)?);
     let rows = rows(groups, &results)?;
     if json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
@@ -50,7 +51,11 @@ pub fn run(root: &Path, json: bool) -> Outcome {
     if failing.is_empty() && missing.is_empty() {
         return Ok(());
     }
-    Err(format!("statements whose tests fail: {failing:?}; neither shown nor due: {missing:?}").into())
+    Err(format!(
+        "statements whose tests fail: {failing:?}; neither shown nor due: {missing:?} (scenarios and \
+         peers count by their last run: `cargo xtask test-e2e`, `cargo xtask interop python`)"
+    )
+    .into())
 }
 
 fn rows(

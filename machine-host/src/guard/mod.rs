@@ -3,6 +3,7 @@
 //! A call passes here once its first message is complete, and reaches its service with a [`Permit`](crate::Permit) and a [`Caller`] in
 //! its extensions. Stop and StopAll never reach a service: they go to the registry, past every queue and limit.
 
+mod arrivals;
 mod caller;
 mod command;
 mod refusal;
@@ -27,6 +28,8 @@ use uuid::Uuid;
 
 use crate::operations::Operations;
 use crate::{Authenticator, ResourceName, Safety};
+pub use arrivals::Arrival;
+pub(crate) use arrivals::Arrivals;
 pub use caller::Caller;
 pub(crate) use caller::{Tokens, order};
 pub(crate) use refusal::{no_session, not_found};
@@ -39,6 +42,7 @@ pub(crate) struct Machine {
     pub(crate) authenticator: Option<Arc<Authenticator>>,
     pub(crate) tokens: Tokens,
     pub(crate) limits: Limits,
+    pub(crate) arrivals: Arrivals,
     /// The connections there are, by their number.
     peers: Mutex<BTreeMap<u64, Arc<PeerConnection>>>,
 }
@@ -51,6 +55,7 @@ impl Machine {
             authenticator,
             tokens: Tokens::default(),
             limits: Limits::default(),
+            arrivals: Arrivals::default(),
             peers: Mutex::new(BTreeMap::new()),
         }
     }
@@ -85,6 +90,8 @@ impl Guard {
 
     async fn handle(self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
         let method = methods::find(request.uri().path());
+        let peer = request.extensions().get::<Arc<PeerConnection>>();
+        self.machine.arrivals.tell(&request, peer.map_or(0, |peer| peer.id));
         if method.is_some_and(|m| m.service() == "proto.rpc.v1.AuthService") {
             return Ok(self.route(request).await);
         }

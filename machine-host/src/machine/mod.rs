@@ -168,6 +168,11 @@ impl Machine {
         &self.0.guard.operations
     }
 
+    /// Calls as they arrive, from now on. A receiver that falls 4,096 behind misses the oldest and is told so.
+    pub fn arrivals(&self) -> tokio::sync::broadcast::Receiver<crate::Arrival> {
+        self.0.guard.arrivals.subscribe()
+    }
+
     /// What it has.
     pub fn resources(&self) -> Vec<ResourceName> {
         self.0.components.names()
