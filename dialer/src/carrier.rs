@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
+use transport::webrtc::Control;
 use transport::{Link, LinkId};
 
 use crate::agent::{Route, Tier};
@@ -31,12 +32,14 @@ pub(crate) struct Carrier {
     pub pass: Pass,
     pub standing: watch::Sender<Standing>,
     pub meter: Meter,
+    /// Checks and orders of a peer connection, where there is one.
+    pub control: Option<Control>,
 }
 
 impl Carrier {
-    pub fn new(link: Link, route: Route, tier: Tier, pass: Pass, meter: Meter) -> Arc<Self> {
+    pub fn new(link: Link, route: Route, tier: Tier, pass: Pass, meter: Meter, control: Option<Control>) -> Arc<Self> {
         let standing = watch::Sender::new(Standing::Good);
-        Arc::new(Self { link, route, tier, pass, standing, meter })
+        Arc::new(Self { link, route, tier, pass, standing, meter, control })
     }
 
     /// Whether nothing new may be sent on it, also before the agent heard of it.

@@ -299,6 +299,10 @@ impl Recorder {
             None => Stage::Tcp,
             Some((Stage::Tcp, _)) => Stage::Tls,
             Some((Stage::Tls, _)) => Stage::Http2,
+            Some((Stage::Auth, _)) => Stage::Signaling,
+            Some((Stage::Signaling, _)) => Stage::Ice,
+            Some((Stage::Ice, _)) => Stage::Dtls,
+            Some((Stage::Dtls | Stage::Channel, _)) => Stage::Channel,
             Some(_) => Stage::Auth,
         });
         self.ended(attempt, TryResult::Dropped { stage }, now);

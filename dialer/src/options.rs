@@ -24,6 +24,9 @@ pub struct DialOptions {
     pub call_timeout: Duration,
     /// Whether calls fail at once where there is no link, instead of waiting for the next. Default: no.
     pub fail_fast: bool,
+    /// A signaling service that arranges WebRTC connections by the machine's name: host and port. Default: none. Never used for
+    /// a `.local` name.
+    pub cloud: Option<(String, u16)>,
     /// Where addresses come from.
     pub finder: FinderOptions,
     /// Attempts, timeouts, standby, probes.
@@ -42,6 +45,7 @@ impl DialOptions {
             trust: Trust::system(),
             call_timeout: Duration::from_secs(5),
             fail_fast: false,
+            cloud: None,
             finder: FinderOptions::default(),
             policy: Policy::default(),
             seed: u64::from(std::process::id()) ^ clock_bits(),

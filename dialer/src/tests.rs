@@ -6,3 +6,4 @@ mod failover;
 mod hedge;
 mod machine;
 mod proxy;
+mod webrtc;

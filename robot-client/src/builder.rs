@@ -41,6 +41,7 @@ pub struct RobotBuilder {
     insecure: bool,
     call_timeout: Duration,
     fail_fast: bool,
+    cloud: Option<String>,
     finder: FinderOptions,
     policy: Policy,
     sessions: Sessions,
@@ -118,6 +119,7 @@ impl RobotBuilder {
             insecure: false,
             call_timeout: Duration::from_secs(5),
             fail_fast: false,
+            cloud: None,
             finder: FinderOptions::default(),
             policy: Policy::default(),
             sessions: Sessions::default(),
@@ -173,6 +175,13 @@ impl RobotBuilder {
     /// is answered, its own deadline passes or its link dies. Default 5 s.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
+        self
+    }
+
+    /// A signaling service that arranges WebRTC connections by the machine's name: `host`, `host:port` or `https://host[:port]`, port 443 by
+    /// default. It proves its name by TLS, gets the api key, and is never told of a `.local` name. Default: none.
+    pub fn cloud(mut self, address: impl Into<String>) -> Self {
+        self.cloud = Some(address.into());
         self
     }
 
@@ -246,6 +255,7 @@ impl RobotBuilder {
         options.insecure = self.insecure;
         options.call_timeout = self.call_timeout;
         options.fail_fast = self.fail_fast;
+        options.cloud = self.cloud.as_deref().map(signaling).transpose().map_err(|e| usage(&e))?;
         options.finder = self.finder;
         options.policy = self.policy;
         let runtime = runtime::handle().map_err(|e| ConnectError::new(ConnectErrorKind::Failed, e))?;
@@ -283,8 +293,36 @@ impl RobotBuilder {
     }
 }
 
+/// The host and port of a signaling service.
+fn signaling(address: &str) -> Result<(String, u16), String> {
+    let wrong = || format!("{address:?} is no signaling service; write it like app.example.com:443");
+    let place = address.strip_prefix("https://").unwrap_or(address).trim_end_matches('/');
+    let (host, port) = match place.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?),
+        None => (place, 443),
+    };
+    if host.is_empty() || host.contains(['/', ':', '@', ' ']) {
+        return Err(wrong());
+    }
+    Ok((host.to_owned(), port))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::signaling;
+
+    #[test]
+    fn a_signaling_service_is_a_host_and_a_port() {
+        let at = |host: &str, port| Ok((host.to_owned(), port));
+        assert_eq!(signaling("app.example.com"), at("app.example.com", 443));
+        assert_eq!(signaling("https://app.example.com/"), at("app.example.com", 443));
+        assert_eq!(signaling("localhost:8443"), at("localhost", 8443));
+        for wrong in ["", "http://app.example.com", "app.example.com:0", "app.example.com:x", "a b", "u@h", "https://"]
+        {
+            assert!(signaling(wrong).is_err(), "{wrong}");
+        }
+    }
+
     /// The comment above a method of the builder, on one line.
     fn documentation(method: &str) -> String {
         let before = include_str!("builder.rs").split(&format!("pub fn {method}(")).next().unwrap_or_default();

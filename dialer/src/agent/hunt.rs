@@ -55,7 +55,7 @@ impl Hunt {
     fn turn(&mut self, origin: Origin, now: Instant) -> Instant {
         let (next, apart) = match origin {
             Origin::Dns => (&mut self.dns_next, DNS_STAGGER),
-            Origin::Remembered | Origin::Given | Origin::Mdns => (&mut self.near_next, NEAR_STAGGER),
+            Origin::Remembered | Origin::Given | Origin::Mdns | Origin::Cloud => (&mut self.near_next, NEAR_STAGGER),
         };
         let start = now.max(*next);
         *next = start + apart;

@@ -2,6 +2,7 @@
 
 mod life;
 mod model;
+mod network;
 mod rig;
 mod start;
 mod swap;

@@ -18,6 +18,22 @@ pub enum Route {
     Direct(SocketAddr),
     /// gRPC over a Unix socket.
     Unix(PathBuf),
+    /// gRPC over WebRTC, arranged by this signaling service.
+    WebRtc(Signaler),
+}
+
+/// Who arranges a WebRTC connection.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Signaler {
+    /// The machine itself, at this address: it proves its name there as on every direct link.
+    Machine(SocketAddr),
+    /// A service that proves its own name.
+    Cloud {
+        /// Its host.
+        host: String,
+        /// Its port.
+        port: u16,
+    },
 }
 
 impl std::fmt::Display for Route {
@@ -25,6 +41,8 @@ impl std::fmt::Display for Route {
         match self {
             Self::Direct(address) => write!(f, "{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::WebRtc(Signaler::Machine(address)) => write!(f, "WebRTC by {address}"),
+            Self::WebRtc(Signaler::Cloud { host, port }) => write!(f, "WebRTC by {host}:{port}"),
         }
     }
 }
@@ -40,6 +58,8 @@ pub enum Origin {
     Mdns,
     /// DNS.
     Dns,
+    /// A signaling service.
+    Cloud,
 }
 
 impl Origin {
@@ -47,7 +67,7 @@ impl Origin {
     pub(super) fn retry_cap(self) -> Duration {
         match self {
             Self::Remembered | Self::Given | Self::Dns => Duration::from_secs(1),
-            Self::Mdns => Duration::from_secs(5),
+            Self::Mdns | Self::Cloud => Duration::from_secs(5),
         }
     }
 
@@ -58,6 +78,7 @@ impl Origin {
             Self::Given => "given",
             Self::Mdns => "mDNS",
             Self::Dns => "DNS",
+            Self::Cloud => "cloud",
         }
     }
 }
@@ -118,6 +139,14 @@ pub enum Stage {
     Http2,
     /// Authenticating.
     Auth,
+    /// WebRTC: the offer is out, no answer yet.
+    Signaling,
+    /// WebRTC: no pair of addresses works yet.
+    Ice,
+    /// WebRTC: the machine proves the certificate that signaling named.
+    Dtls,
+    /// WebRTC: the channel is being opened.
+    Channel,
     /// Connected and authenticated.
     Ready,
 }
@@ -130,6 +159,10 @@ impl Stage {
             Self::Tls => "TLS",
             Self::Http2 => "HTTP/2",
             Self::Auth => "authentication",
+            Self::Signaling => "signaling",
+            Self::Ice => "ICE",
+            Self::Dtls => "DTLS",
+            Self::Channel => "the data channel",
             Self::Ready => "ready",
         }
     }

@@ -8,15 +8,19 @@ use machine_api::BOOT_HEADER;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::sync::mpsc;
+use transport::webrtc::{self, CallStage, Control, PeerOptions};
 use transport::{Address, ConnectOptions, Lane, Link, LinkId, Security, Target};
 
 use super::Input;
-use crate::agent::{Attempt, Failure, Route, Stage};
+use crate::agent::{Attempt, Failure, Route, Signaler, Stage};
 use crate::options::{Admit, Admitted};
 use crate::probe::question;
 
 /// A probe that is out for longer is forgotten; the agent judged it long before.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Addresses of a signaling service that are tried, one after the other.
+const MOST_ADDRESSES: usize = 8;
 
 /// What every attempt of a dialer needs.
 pub(super) struct Maker {
@@ -24,6 +28,15 @@ pub(super) struct Maker {
     /// `None`: in clear, because the user said so.
     pub tls: Option<Tls>,
     pub timeout: Duration,
+    /// What a signaling service calls the machine; `None`: it has no name to be called by.
+    pub host: Option<String>,
+}
+
+/// A link that was made, what lets calls in, and the orders for a peer connection below it.
+pub(crate) struct Made {
+    pub link: Link,
+    pub admitted: Admitted,
+    pub control: Option<Control>,
 }
 
 /// How the machine is to prove itself.
@@ -41,16 +54,29 @@ impl Tls {
 }
 
 impl Maker {
-    fn target(&self, route: &Route) -> Result<Target, String> {
+    /// Where the first connection goes: to the machine, or to who arranges one.
+    async fn targets(&self, route: &Route) -> Result<Vec<Target>, String> {
         match route {
+            Route::WebRtc(Signaler::Cloud { host, port }) => {
+                let Some(tls) = &self.tls else {
+                    return Err("a signaling service is not spoken to in clear".to_owned());
+                };
+                let found = tokio::net::lookup_host((host.as_str(), *port)).await.map_err(|e| e.to_string())?;
+                let name = ServerName::try_from(host.clone()).map_err(|_| format!("{host:?} is no name"))?;
+                let config = tls.trust.client_config().map_err(|error| error.to_string())?;
+                let security =
+                    |config: &Arc<ClientConfig>| Security::Tls { config: config.clone(), name: name.clone() };
+                let target = |address| Target { address: Address::Tcp(address), security: security(&config) };
+                Ok(found.take(MOST_ADDRESSES).map(target).collect())
+            }
             // The file system's permissions decide who listens there.
-            Route::Unix(path) => Ok(Target { address: Address::Unix(path.clone()), security: Security::Clear }),
-            Route::Direct(address) => {
+            Route::Unix(path) => Ok(vec![Target { address: Address::Unix(path.clone()), security: Security::Clear }]),
+            Route::Direct(address) | Route::WebRtc(Signaler::Machine(address)) => {
                 let security = match &self.tls {
                     Some(tls) => tls.security()?,
                     None => Security::Clear,
                 };
-                Ok(Target { address: Address::Tcp(*address), security })
+                Ok(vec![Target { address: Address::Tcp(*address), security }])
             }
         }
     }
@@ -60,7 +86,7 @@ impl Maker {
         let made = self.link(attempt, &route, &inputs).await;
         // An error means that the dialer is closed.
         let _ = inputs.send(match made {
-            Ok((link, admitted)) => Input::Connected { attempt, route, link, admitted },
+            Ok(made) => Input::Connected { attempt, route, made },
             Err(why) => Input::Failed { attempt, why },
         });
     }
@@ -70,21 +96,33 @@ impl Maker {
         attempt: Attempt,
         route: &Route,
         inputs: &mpsc::UnboundedSender<Input>,
-    ) -> Result<(Link, Admitted), Failure> {
+    ) -> Result<Made, Failure> {
         let fail = |stage, message| Failure { stage, verdict: false, message };
-        let target = self.target(route).map_err(|message| fail(Stage::Tls, message))?;
+        let targets = self.targets(route).await.map_err(|message| fail(Stage::Tls, message))?;
         let options = ConnectOptions { tcp_timeout: self.timeout, handshake_timeout: self.timeout };
         let mut stages = |stage, _| {
             let _ = inputs.send(Input::Stage { attempt, stage: stage_of(stage) });
         };
-        let connected = transport::direct::connect(&target, &options, &mut stages).await;
-        // Who answers without proving to be the machine is not the machine: no verdict of it, whatever it says.
-        let link = connected.map_err(|error| fail(stage_of(error.stage), error.what))?;
+        let mut connected = Err(fail(Stage::Tcp, "the name has no address".to_owned()));
+        for target in targets {
+            connected = match transport::direct::connect(&target, &options, &mut stages).await {
+                Ok(link) => Ok(link),
+                // Who answers without proving to be the machine is not the machine: no verdict of it, whatever it says.
+                Err(error) => Err(fail(stage_of(error.stage), error.what)),
+            };
+            if connected.is_ok() {
+                break;
+            }
+        }
+        let link = connected?;
         let admitted = tokio::time::timeout(self.timeout, self.admit.admit(&link)).await;
         match admitted {
             Ok(Ok(admitted)) => {
                 let _ = inputs.send(Input::Stage { attempt, stage: Stage::Auth });
-                Ok((link, admitted))
+                match route {
+                    Route::WebRtc(signaler) => self.call(attempt, signaler, link, admitted, inputs).await,
+                    Route::Direct(_) | Route::Unix(_) => Ok(Made { link, admitted, control: None }),
+                }
             }
             Ok(Err(refusal)) => {
                 link.sever("not admitted");
@@ -98,11 +136,92 @@ impl Maker {
     }
 }
 
+impl Maker {
+    /// Has a signaling service, to which `signaling` leads, arrange a peer connection. The link to it ends with the arrangement.
+    async fn call(
+        &self,
+        attempt: Attempt,
+        signaler: &Signaler,
+        signaling: Link,
+        admitted: Admitted,
+        inputs: &mpsc::UnboundedSender<Input>,
+    ) -> Result<Made, Failure> {
+        let Some(host) = &self.host else {
+            let message = "a signaling service finds machines by name, and this one has none".to_owned();
+            return Err(Failure { stage: Stage::Signaling, verdict: false, message });
+        };
+        let options = PeerOptions { timeout: self.timeout, ..PeerOptions::default() };
+        let service = Authorized { link: signaling.clone(), authorization: admitted.authorization.clone() };
+        let mut stages = |stage, _| {
+            let stage = match stage {
+                CallStage::Gather => return,
+                CallStage::Signaling => Stage::Signaling,
+                CallStage::Ice => Stage::Ice,
+                CallStage::Dtls => Stage::Dtls,
+                CallStage::Channel => Stage::Channel,
+            };
+            let _ = inputs.send(Input::Stage { attempt, stage });
+        };
+        let called = webrtc::call(service, host, &options, &mut stages).await;
+        // The service hears the rest of the arrangement in order.
+        signaling.close();
+        let called = called.map_err(|error| {
+            let stage = match error.stage {
+                CallStage::Gather | CallStage::Signaling => Stage::Signaling,
+                CallStage::Ice => Stage::Ice,
+                CallStage::Dtls => Stage::Dtls,
+                CallStage::Channel => Stage::Channel,
+            };
+            // What a signaling service says binds nobody else: other routes go on.
+            Failure { stage, verdict: false, message: error.what }
+        })?;
+        let link = webrtc::service::link(called.channel);
+        // A token of the machine's goes to the machine alone, which has proven its name on the way here.
+        let admitted = match signaler {
+            Signaler::Machine(_) => admitted,
+            Signaler::Cloud { .. } => Admitted::default(),
+        };
+        Ok(Made { link, admitted, control: Some(called.control) })
+    }
+}
+
+/// Calls on a link with what lets them in.
+#[derive(Clone)]
+struct Authorized {
+    link: Link,
+    authorization: Option<HeaderValue>,
+}
+
+impl tower::Service<http::Request<tonic::body::Body>> for Authorized {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = tonic::Status;
+    type Future = futures_util::future::BoxFuture<'static, Result<Self::Response, tonic::Status>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), tonic::Status>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: http::Request<tonic::body::Body>) -> Self::Future {
+        if let Some(authorization) = &self.authorization {
+            request.headers_mut().insert(http::header::AUTHORIZATION, authorization.clone());
+        }
+        let call = self.link.call(request, Lane::Ordinary);
+        Box::pin(async move { call.await.map_err(|error| error.status) })
+    }
+}
+
 fn stage_of(stage: transport::Stage) -> Stage {
     match stage {
         transport::Stage::Tcp => Stage::Tcp,
         transport::Stage::Tls => Stage::Tls,
         transport::Stage::Http2 => Stage::Http2,
+    }
+}
+
+/// Checks the path of a peer connection, and reports the answer.
+pub(super) async fn check(attempt: Attempt, link: LinkId, control: Control, inputs: mpsc::UnboundedSender<Input>) {
+    if let Some(rtt) = control.probe().await {
+        let _ = inputs.send(Input::Probed { attempt, link, rtt, boot: None });
     }
 }
 

@@ -13,20 +13,22 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use discovery::FinderOptions;
+use discovery::{FinderOptions, MachineAddress};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
-use transport::{CloseReason, Link, LinkId};
+use transport::{CloseReason, LinkId};
 
-use crate::agent::{Attempt, Candidate, Failure, Held, LinkFacts, NetChange, Origin, Route, RouteAgent, Sign, Stage};
+use crate::agent::{
+    Attempt, Candidate, Failure, Held, LinkFacts, NetChange, Origin, Route, RouteAgent, Sign, Signaler, Stage,
+};
 use crate::carrier::{Carrier, Meter, Shared, Signpost, Wake};
 use crate::channel::MachineChannel;
 use crate::flight::{DialError, Recorder};
-use crate::options::{Admit, Admitted, DialOptions};
+use crate::options::{Admit, DialOptions};
 use crate::pass::Pass;
 use crate::status::{RouteState, RouteStatus};
 use crate::switch::{First, LinkSwitch, RouteEvent, Told};
-use attempt::{Maker, Tls};
+use attempt::{Made, Maker, Tls};
 use changes::Changes;
 use network::{Network, SleepWatch};
 use sources::{Remembering, Sources};
@@ -51,8 +53,7 @@ pub(crate) enum Input {
     Connected {
         attempt: Attempt,
         route: Route,
-        link: Link,
-        admitted: Admitted,
+        made: Made,
     },
     Failed {
         attempt: Attempt,
@@ -116,7 +117,12 @@ impl Dialer {
             trust: options.trust,
             name: sources::server_name(options.tls_name.as_deref(), &options.target),
         });
-        let maker = Arc::new(Maker { admit, tls, timeout: options.policy.dial_timeout });
+        let host = match &options.target {
+            MachineAddress::Machine(name) => Some(name.cloud()),
+            MachineAddress::HostPort { host, .. } => Some(host.clone()),
+            MachineAddress::Socket(_) | MachineAddress::Unix(_) => options.tls_name.clone(),
+        };
+        let maker = Arc::new(Maker { admit, tls, timeout: options.policy.dial_timeout, host });
         if let Some(trust) = maker.tls.as_ref().map(|tls| tls.trust.clone()) {
             // While the addresses are looked for; a handshake that comes first waits for it.
             tokio::task::spawn_blocking(move || trust.read_ahead());
@@ -128,7 +134,7 @@ impl Dialer {
         let task = Task {
             agent: RouteAgent::new(options.policy, options.seed, now),
             remembering,
-            sources: Sources::new(options.target, finder),
+            sources: Sources::new(options.target, finder, options.cloud),
             flight: Recorder::new(address, "dial", now),
             shared: shared.clone(),
             events: events.clone(),
@@ -164,6 +170,8 @@ impl Dialer {
 struct Served {
     carrier: Arc<Carrier>,
     life: Option<Instant>,
+    /// The last sign of life of a peer connection that was told.
+    checked: Instant,
     asked: Instant,
 }
 
@@ -276,9 +284,9 @@ impl Task {
                     self.agent.handle_failed(attempt, why, now);
                 }
             }
-            Input::Connected { attempt, route, link, admitted } => {
+            Input::Connected { attempt, route, made } => {
                 self.attempts.remove(&attempt);
-                self.connected(attempt, route, link, admitted, now);
+                self.connected(attempt, route, made, now);
             }
             Input::Refused { link } => self.refused(link, now),
             Input::Heard(address) => self.handle_found(Found::Candidate(Route::Direct(address), Origin::Mdns)),
@@ -317,9 +325,10 @@ impl Task {
         }
     }
 
-    fn connected(&mut self, attempt: Attempt, route: Route, link: Link, admitted: Admitted, now: Instant) {
+    fn connected(&mut self, attempt: Attempt, route: Route, made: Made, now: Instant) {
+        let Made { link, admitted, control } = made;
         let info = link.info();
-        let tier = self.tier(&route);
+        let tier = link.pair().map_or_else(|| self.tier(&route), |pair| self.network.tier_of(&pair));
         let facts = LinkFacts { tier, path: info.local.map(|local| local.ip()), rtt: info.rtt };
         let id = info.id;
         if self.window.is_some() {
@@ -336,8 +345,9 @@ impl Task {
             tier,
             Pass::new(admitted, self.maker.admit.clone()),
             Meter::new(self.wake.clone()),
+            control,
         );
-        self.carriers.insert(id, Served { carrier, life: None, asked: now });
+        self.carriers.insert(id, Served { carrier, life: None, checked: now, asked: now });
         self.agent.handle_connected(attempt, id, facts, now);
     }
 
@@ -364,6 +374,12 @@ impl Task {
         match route {
             Route::Direct(address) => self.network.tier(address.ip()),
             Route::Unix(_) => crate::agent::Tier::LanDirect,
+            // Before there is a pair: what it will be at best.
+            Route::WebRtc(Signaler::Machine(address)) => match self.network.tier(address.ip()) {
+                crate::agent::Tier::LanDirect => crate::agent::Tier::LanWebRtc,
+                _ => crate::agent::Tier::WebRtcDirect,
+            },
+            Route::WebRtc(Signaler::Cloud { .. }) => crate::agent::Tier::WebRtcDirect,
         }
     }
 
@@ -398,6 +414,13 @@ impl Task {
                 served.life = reading.life;
                 busy = true;
                 self.agent.handle_life(*id, Sign::Reply, now);
+            }
+            if let Some(control) = &served.carrier.control
+                && control.last_life() > served.checked
+            {
+                served.checked = control.last_life();
+                busy = true;
+                self.agent.handle_life(*id, Sign::Sack, now);
             }
             if reading.unheld_motion {
                 self.agent.handle_unheld_motion(*id, now);

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use if_addrs::IfOperStatus;
+use transport::webrtc::CandidatePair;
 
 use crate::agent::{NetChange, Tier};
 
@@ -47,6 +48,18 @@ impl Network {
             _ => false,
         });
         if on_link || address.is_loopback() { Tier::LanDirect } else { Tier::WanDirect }
+    }
+
+    /// The tier of a peer connection.
+    pub fn tier_of(&self, pair: &CandidatePair) -> Tier {
+        let near = |address: IpAddr| self.tier(address) == Tier::LanDirect;
+        if pair.is_relayed() {
+            Tier::WebRtcRelayed
+        } else if near(pair.local.address.ip()) && near(pair.remote.address.ip()) {
+            Tier::LanWebRtc
+        } else {
+            Tier::WebRtcDirect
+        }
     }
 
     /// What changed since `before`.

@@ -55,13 +55,34 @@ impl Task {
             }
             Output::Probe { attempt, link } => {
                 if let Some(carrier) = self.carrier(link) {
-                    let authorization = carrier.pass.header();
-                    tokio::spawn(attempt::probe(attempt, carrier.link.clone(), authorization, self.inputs.clone()));
+                    let inputs = self.inputs.clone();
+                    match carrier.control.clone() {
+                        Some(control) => tokio::spawn(attempt::check(attempt, link, control, inputs)),
+                        None => {
+                            let authorization = carrier.pass.header();
+                            tokio::spawn(attempt::probe(attempt, carrier.link.clone(), authorization, inputs))
+                        }
+                    };
                 }
             }
             Output::Validate { link } => self.tell(RouteEvent::Validate { link }),
             // Direct links have one path and no ICE.
-            Output::MovePair { .. } | Output::RestartIce { .. } => {}
+            Output::MovePair { link } => {
+                if let Some(control) = self.carrier(link).and_then(|carrier| carrier.control.clone()) {
+                    tokio::spawn(async move {
+                        let pair = control.move_pair().await;
+                        tracing::info!(%link, ?pair, "moved");
+                    });
+                }
+            }
+            Output::RestartIce { link } => {
+                if let Some(control) = self.carrier(link).and_then(|carrier| carrier.control.clone()) {
+                    tokio::spawn(async move {
+                        let answered = control.restart_ice().await;
+                        tracing::info!(%link, answered, "restarted ICE");
+                    });
+                }
+            }
             Output::Hedge { from, on } => self.hedge(from, on),
             Output::HedgeOff => {
                 for served in self.carriers.values() {

@@ -7,18 +7,23 @@ use rustls::pki_types::ServerName;
 use tokio::sync::mpsc;
 
 use super::{Found, Input};
-use crate::agent::{Attempt, Origin, Route};
+use crate::agent::{Attempt, Origin, Route, Signaler};
 use discovery::{Finder, FinderOptions, MachineAddress, MachineName, Memory, Source, SourceError};
 
 /// Asks all sources, and tells them what came of their answers.
 pub(super) struct Sources {
     target: MachineAddress,
+    /// The signaling service, where one was named.
+    cloud: Option<Route>,
     finder: Arc<Finder>,
 }
 
 impl Sources {
-    pub fn new(target: MachineAddress, options: FinderOptions) -> Self {
-        Self { target, finder: Arc::new(Finder::new(options)) }
+    pub fn new(target: MachineAddress, options: FinderOptions, cloud: Option<(String, u16)>) -> Self {
+        // A local name leads nowhere but to local routes, and is told to no cloud (s69).
+        let local = matches!(&target, MachineAddress::Machine(name) if name.is_local());
+        let cloud = cloud.filter(|_| !local).map(|(host, port)| Route::WebRtc(Signaler::Cloud { host, port }));
+        Self { target, cloud, finder: Arc::new(Finder::new(options)) }
     }
 
     /// Hears the machine's announcements, for as long as it runs; `None` where there is nothing to hear.
@@ -32,7 +37,11 @@ impl Sources {
     /// One search, to its end.
     pub fn search(&self, search: Attempt, found: mpsc::Sender<Found>) -> impl Future<Output = ()> + Send + 'static {
         let (finder, target) = (self.finder.clone(), self.target.clone());
+        let cloud = self.cloud.clone();
         async move {
+            if let Some(route) = cloud {
+                let _ = found.send(Found::Candidate(route, Origin::Cloud)).await;
+            }
             let conclusive = match &target {
                 MachineAddress::Unix(path) => {
                     let _ = found.send(Found::Candidate(Route::Unix(path.clone()), Origin::Given)).await;
@@ -90,8 +99,20 @@ async fn find(finder: &Finder, target: &MachineAddress, found: &mpsc::Sender<Fou
     let mut conclusive = true;
     while let Some(told) = search.next().await {
         let told = match told {
-            Ok(one) if one.grpc => Found::Candidate(Route::Direct(one.address), origin(&one.source)),
-            Ok(_) => continue,
+            Ok(one) => {
+                let origin = origin(&one.source);
+                // Who answers offers by its own word is called there; an address that was only looked up is not known to.
+                if one.webrtc && origin == Origin::Mdns {
+                    let route = Route::WebRtc(Signaler::Machine(one.address));
+                    if found.send(Found::Candidate(route, origin)).await.is_err() {
+                        break;
+                    }
+                }
+                if !one.grpc {
+                    continue;
+                }
+                Found::Candidate(Route::Direct(one.address), origin)
+            }
             Err(error) => {
                 // Silence is an answer; a source that could not be asked is none.
                 conclusive &=

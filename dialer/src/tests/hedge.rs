@@ -23,6 +23,7 @@ async fn carrier(machine: &Machine) -> Arc<Carrier> {
         Tier::LanDirect,
         Pass::new(Admitted::default(), Arc::new(Anonymous)),
         Meter::new(Arc::new(Wake::default())),
+        None,
     )
 }
 

@@ -41,6 +41,7 @@ pub struct Script {
     seen: Mutex<BTreeMap<String, u64>>,
     /// Calls to leave unanswered before answering.
     mute: AtomicU64,
+    streams: AtomicU64,
     /// Milliseconds until a reply.
     delay: AtomicU64,
     /// Bytes of a reply.
@@ -54,6 +55,29 @@ pub struct Script {
     pub arrived: Notify,
     pub authorization: Mutex<Option<HeaderValue>>,
     connections: Mutex<Vec<Arc<PeerConnection>>>,
+}
+
+/// A stream that somebody watches.
+struct Watched(Arc<Script>);
+
+impl Watched {
+    fn new(script: Arc<Script>) -> Self {
+        script.streams.fetch_add(1, Ordering::SeqCst);
+        Self(script)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Script {
+    /// Streams that are being sent.
+    pub fn streams(&self) -> u64 {
+        self.streams.load(Ordering::SeqCst)
+    }
 }
 
 /// A call as it came.
@@ -171,7 +195,7 @@ pub fn patient(address: SocketAddr) -> DialOptions {
 }
 
 #[derive(Clone)]
-struct Scripted(Arc<Script>);
+pub struct Scripted(pub Arc<Script>);
 
 impl Service<Request<Body>> for Scripted {
     type Response = Response<Body>;
@@ -201,9 +225,10 @@ impl Service<Request<Body>> for Scripted {
                 tokio::time::sleep(Duration::from_millis(script.delay.load(Ordering::SeqCst))).await;
             }
             if path == VIDEO {
-                let frames = futures_util::stream::unfold((), |()| async {
+                let watched = Watched::new(script.clone());
+                let frames = futures_util::stream::unfold(watched, |watched| async {
                     tokio::time::sleep(Duration::from_millis(5)).await;
-                    Some((Ok::<_, Status>(Frame::data(Bytes::from_static(&[0; 1024]))), ()))
+                    Some((Ok::<_, Status>(Frame::data(Bytes::from_static(&[0; 1024]))), watched))
                 });
                 return Ok(Response::new(Body::new(StreamBody::new(frames))));
             }

@@ -41,6 +41,9 @@ pub struct ConnectionArguments {
     /// The name that the machine's certificate must bear, where it is not the address.
     #[arg(long, global = true)]
     pub tls_name: Option<String>,
+    /// A signaling service that arranges WebRTC connections by the machine's name: host, host:port or https://host.
+    #[arg(long, global = true, env = "LIFELINE_CLOUD")]
+    pub cloud: Option<String>,
     /// How long dialling may take; calls have deadlines of their own.
     #[arg(long, global = true, default_value = "20s", value_parser = duration)]
     pub dial_timeout: Duration,

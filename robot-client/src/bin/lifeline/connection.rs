@@ -20,6 +20,9 @@ pub fn builder(common: &ConnectionArguments, address: &str) -> Result<RobotBuild
     if let Some(name) = &common.tls_name {
         builder = builder.tls_name(name);
     }
+    if let Some(cloud) = &common.cloud {
+        builder = builder.cloud(cloud);
+    }
     Ok(builder.insecure(common.insecure))
 }
 

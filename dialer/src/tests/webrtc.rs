@@ -1,0 +1,141 @@
+//! A machine that is reached over WebRTC alone, through a signaling service.
+
+#[path = "../../../transport/tests/signaling/mod.rs"]
+mod signaling;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::HeaderValue;
+use machine_api::proto::rpc::webrtc::v1::signaling_service_server::SignalingServiceServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use transport::Link;
+use transport::serve::{Introduced, Listener, ServeOptions};
+use transport::webrtc::serve::ChannelOptions;
+use transport::webrtc::{AnswerOptions, answer};
+
+use self::signaling::Signaling;
+use super::dial::certificate;
+use super::machine::*;
+use crate::agent::Tier;
+use crate::*;
+
+const NAME: &str = "m-main.loc1.viam.cloud";
+const CLOUD: &str = "localhost";
+
+/// Lets every link in with a token.
+struct Token;
+
+impl Admit for Token {
+    fn admit<'a>(&'a self, _: &'a Link) -> BoxFuture<'a, Result<Admitted, Refusal>> {
+        let authorization = Some(HeaderValue::from_static("Bearer token"));
+        Box::pin(async move { Ok(Admitted { authorization, ..Admitted::default() }) })
+    }
+}
+
+struct Lab {
+    script: Arc<Script>,
+    signaling: Signaling,
+    options: DialOptions,
+    down: CancellationToken,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.down.cancel();
+    }
+}
+
+impl Lab {
+    async fn start() -> Self {
+        let (signaling, inside) = Signaling::start(NAME).await;
+        let script = Arc::new(Script::default());
+        let down = CancellationToken::new();
+        let (grpc, ended) = (Scripted(script.clone()), down.clone());
+        tokio::spawn(async move {
+            let on_peer = move |peer: transport::webrtc::IncomingPeer| {
+                let (grpc, ended) = (grpc.clone(), ended.clone());
+                tokio::spawn(async move {
+                    let (introduced, options) = (Introduced::default(), ChannelOptions::default());
+                    transport::webrtc::serve::serve(peer.channel, grpc, introduced, options, |_| {}, ended).await
+                });
+            };
+            answer::run(inside, &[NAME.to_owned()], &AnswerOptions::default(), on_peer).await
+        });
+        // The same service where the world sees it: encrypted, with a name to prove.
+        let (chain, private) = certificate(CLOUD);
+        let tls = transport::tls::server_config(chain.as_bytes(), private.as_bytes()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let front = tonic::service::Routes::new(SignalingServiceServer::new(signaling.clone()));
+        let serve = ServeOptions { tls: Some(tls), ..ServeOptions::default() };
+        tokio::spawn(transport::serve::serve(Listener::Tcp(listener), front, serve, |_| {}, down.clone()));
+        let trust = transport::tls::Trust::system().trust_pem(chain.as_bytes()).unwrap();
+        let finder = discovery::FinderOptions { mdns: false, dns: false, memory: None, ..Default::default() };
+        let cloud = Some((CLOUD.to_owned(), port));
+        let options = DialOptions { trust, finder, cloud, ..DialOptions::new(NAME.parse().unwrap()) };
+        Self { script, signaling, options, down }
+    }
+}
+
+#[tokio::test]
+async fn a_machine_is_found_by_name_through_a_cloud_and_its_calls_carry_no_token_of_the_clouds() {
+    let mut lab = Lab::start().await;
+    let options = std::mem::replace(&mut lab.options, DialOptions::new(NAME.parse().unwrap()));
+    let (channel, switch) = Dialer::start(options, Arc::new(Token));
+    let link = tokio::time::timeout(LIMIT, switch.first_link()).await.expect("in time").unwrap();
+    assert_eq!(link.tier, Tier::LanWebRtc, "both ends are on this host: {link:?}");
+    assert!(link.route.starts_with("WebRTC by localhost"), "{}", link.route);
+    call(&channel, request(READ)).await.unwrap();
+    assert_eq!(*lab.script.authorization.lock().unwrap(), None);
+    assert!(lab.signaling.seen.lock().unwrap().errors.is_empty());
+    let record = switch.first_record().unwrap();
+    let stages: Vec<_> = record.tries[0].stages.iter().map(|(stage, _)| *stage).collect();
+    use agent::Stage::*;
+    assert_eq!(stages, [Tcp, Tls, Http2, Auth, Signaling, Ice, Dtls, Channel]);
+}
+
+#[tokio::test]
+async fn the_path_of_a_peer_connection_is_checked_without_the_machines_help() {
+    let mut lab = Lab::start().await;
+    let options = std::mem::replace(&mut lab.options, DialOptions::new(NAME.parse().unwrap()));
+    let policy = agent::Policy { idle_probe: Duration::from_millis(150), ..agent::Policy::default() };
+    let (_channel, switch) = Dialer::start(DialOptions { policy, ..options }, Arc::new(Anonymous));
+    let link = tokio::time::timeout(LIMIT, switch.first_link()).await.expect("in time").unwrap();
+    let mut status = switch.watch_route();
+    let first = status.borrow_and_update().rtt;
+    // Every check is a round trip of its own: the smoothed one changes, and no call reaches the machine.
+    let changed = tokio::time::timeout(LIMIT, status.wait_for(|status| status.rtt != first));
+    assert_eq!(changed.await.expect("checked").unwrap().link.as_ref().map(|link| link.id), Some(link.id));
+    assert!(lab.script.calls.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn s69_a_local_name_is_told_to_no_cloud() {
+    let mut lab = Lab::start().await;
+    let options = std::mem::replace(&mut lab.options, DialOptions::new(NAME.parse().unwrap()));
+    let target = "m-main.loc1.local.viam.cloud".parse().unwrap();
+    let (_channel, switch) = Dialer::start(DialOptions { target, ..options }, Arc::new(Anonymous));
+    let error = switch.first_link().await.unwrap_err();
+    assert!(error.record.tries.is_empty(), "{error}");
+    assert_eq!(lab.signaling.seen.lock().unwrap().candidates, 0);
+}
+
+#[tokio::test]
+async fn s60_a_dropped_call_reaches_the_machine_over_webrtc() {
+    let mut lab = Lab::start().await;
+    let options = std::mem::replace(&mut lab.options, DialOptions::new(NAME.parse().unwrap()));
+    let (channel, switch) = Dialer::start(options, Arc::new(Anonymous));
+    tokio::time::timeout(LIMIT, switch.first_link()).await.expect("in time").unwrap();
+    let video = tower::ServiceExt::oneshot(channel, request(VIDEO)).await.unwrap();
+    assert_eq!(lab.script.streams(), 1);
+    drop(video);
+    let ended = tokio::time::timeout(Duration::from_millis(500), async {
+        while lab.script.streams() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    ended.await.expect("the machine is told");
+}
