@@ -4,6 +4,7 @@
 //! parked OS thread for each actuator's Stop. Whatever the rest of the process is busy with, a lapse stops what it has to.
 
 mod auth;
+mod cloud;
 pub mod component;
 pub mod config;
 mod driver;
@@ -16,6 +17,7 @@ mod safety;
 pub mod signaling;
 
 pub use auth::{API_KEY, AuthError, Authenticator, Principal, ROBOT_SECRET};
+pub use cloud::CloudAccount;
 pub use driver::DriverError;
 pub use guard::{Arrival, Caller};
 pub use machine::local_certificate;

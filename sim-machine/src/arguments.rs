@@ -39,6 +39,24 @@ pub struct Arguments {
     /// Serves in clear. For trials on one host only.
     #[arg(long)]
     pub no_tls: bool,
+    /// The cloud to register with, `https://host[:port]`, instead of the configuration's `cloud`.
+    #[arg(long, value_name = "URL", requires_all = ["part_id", "secret"])]
+    pub cloud: Option<String>,
+    /// The part's id at the cloud.
+    #[arg(long, value_name = "ID", requires = "cloud")]
+    pub part_id: Option<String>,
+    /// The part's secret at the cloud.
+    #[arg(long, value_name = "SECRET", requires = "cloud")]
+    pub secret: Option<String>,
+    /// A CA that the cloud's certificate may be of, beside the system's.
+    #[arg(long, value_name = "FILE", env = "LIFELINE_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// The UDP port of all WebRTC connections; the system chooses where there is none.
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub webrtc_port: u16,
+    /// Takes no calls over WebRTC.
+    #[arg(long)]
+    pub no_webrtc: bool,
     /// Does not answer on local networks.
     #[arg(long)]
     pub no_mdns: bool,

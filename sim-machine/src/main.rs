@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use machine_host::config::Config;
-use machine_host::{Machine, MachineOptions, SafetyOptions, Tls};
+use machine_host::{CloudAccount, Machine, MachineOptions, SafetyOptions, Tls};
 use sim_machine::observer::Observer;
 use sim_machine::world::World;
 use tokio::signal::unix::{SignalKind, signal};
@@ -87,6 +87,17 @@ fn options(arguments: &Arguments, config: &Config, state: &Path) -> MachineOptio
     };
     options.api_keys = config.api_keys.clone();
     options.mdns = !arguments.no_mdns;
+    options.webrtc = !arguments.no_webrtc;
+    options.webrtc_port = arguments.webrtc_port;
+    options.cloud = match (&arguments.cloud, &arguments.part_id, &arguments.secret) {
+        (Some(url), Some(id), Some(secret)) => {
+            Some(CloudAccount { url: url.clone(), id: id.clone(), secret: secret.clone(), ca_file: None })
+        }
+        _ => config.cloud.clone(),
+    };
+    if let Some(account) = &mut options.cloud {
+        account.ca_file = arguments.ca_file.clone();
+    }
     options.safety = SafetyOptions {
         window: arguments.window.unwrap_or(config.window),
         max_sessions: config.max_sessions,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{Policy, ResourceName, SafetyOptions};
+use crate::{CloudAccount, Policy, ResourceName, SafetyOptions};
 
 /// The window where none is configured.
 const DEFAULT_WINDOW: Duration = Duration::from_secs(2);
@@ -38,6 +38,8 @@ pub struct Config {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Without TLS.
     pub no_tls: bool,
+    /// The cloud that it registers with; `ca_file` is not in the file.
+    pub cloud: Option<CloudAccount>,
     /// API keys by id; nobody is asked for one where there are none.
     pub api_keys: BTreeMap<String, String>,
 }
@@ -97,10 +99,19 @@ pub enum ConfigError {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct File {
+    cloud: Cloud,
     components: Vec<FileComponent>,
     remotes: Vec<FileRemote>,
     network: Network,
     auth: Auth,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Cloud {
+    id: String,
+    secret: String,
+    app_address: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -182,6 +193,7 @@ impl Default for Config {
             remotes: Vec::new(),
             tls: None,
             no_tls: false,
+            cloud: None,
             api_keys: BTreeMap::new(),
         }
     }
@@ -215,6 +227,7 @@ impl Config {
             remotes: remotes(file.remotes)?,
             tls: tls(network.tls_cert_file, network.tls_key_file)?,
             no_tls: network.no_tls,
+            cloud: cloud(file.cloud)?,
             api_keys: api_keys(file.auth.handlers)?,
         })
     }
@@ -290,6 +303,17 @@ fn tls(chain: String, key: String) -> Result<Option<(PathBuf, PathBuf)>, ConfigE
         (false, false) => Ok(Some((chain.into(), key.into()))),
         (false, true) => Err(wrong("network.tls_key_file", "is missing beside tls_cert_file")),
         (true, false) => Err(wrong("network.tls_cert_file", "is missing beside tls_key_file")),
+    }
+}
+
+/// A machine without an address of its cloud registers with none: there is no default, ours is not everybody's.
+fn cloud(cloud: Cloud) -> Result<Option<CloudAccount>, ConfigError> {
+    let Cloud { id, secret, app_address } = cloud;
+    match (app_address.is_empty(), id.is_empty(), secret.is_empty()) {
+        (true, _, _) => Ok(None),
+        (false, true, _) => Err(wrong("cloud.id", "is missing beside app_address")),
+        (false, _, true) => Err(wrong("cloud.secret", "is missing beside app_address")),
+        (false, false, false) => Ok(Some(CloudAccount { url: app_address, id, secret, ca_file: None })),
     }
 }
 
@@ -414,6 +438,7 @@ mod tests {
             (r#"{"components": [{"name": "a"}]}"#, "components[0].api"),
             (r#"{"components": [{"name": "a", "type": "base"}, {"name": "a", "type": "base"}]}"#, "components[1].name"),
             (r#"{"components": [{"name": 7}]}"#, "components[0].name"),
+            (r#"{"cloud": {"app_address": "https://a", "id": "p"}}"#, "cloud.secret"),
             (r#"{"network": {"tls_cert_file": "c.pem"}}"#, "network.tls_key_file"),
             (r#"{"network": {"no_tls": "yes"}}"#, "network.no_tls"),
             (r#"{"network": {"sessions": {"max_sessions": 0}}}"#, "network.sessions.max_sessions"),

@@ -27,6 +27,7 @@ use transport::serve::PeerConnection;
 use uuid::Uuid;
 
 use crate::operations::Operations;
+use crate::signaling::Party;
 use crate::{Authenticator, ResourceName, Safety};
 pub use arrivals::Arrival;
 pub(crate) use arrivals::Arrivals;
@@ -97,6 +98,12 @@ impl Guard {
         }
         let caller = self.machine.identify(&request)?;
         request.extensions_mut().insert(caller.clone());
+        if method.is_some_and(|m| m.service() == "proto.rpc.webrtc.v1.SignalingService") {
+            // No operation, and without a deadline of ours: who answers waits for days.
+            let party = Party { principal: caller.principal, connection: caller.peer.id };
+            request.extensions_mut().insert(party);
+            return Ok(self.route(request).await);
+        }
         // Services answer calls of theirs that the protocol does not have.
         let Some(method) = method else { return Ok(self.route(request).await) };
         match (method.class, subtype(method)) {

@@ -1,6 +1,7 @@
 //! A machine: its components, its port, its beginning and its end.
 
 mod certificate;
+mod webrtc;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,11 +24,13 @@ use transport::serve::{ConnectionEvent, Introduced, Listener, ServeOptions, serv
 use transport::webrtc::DataChannel;
 use transport::webrtc::serve::{ChannelOptions, serve as serve_channel};
 use uuid::Uuid;
+use webrtc::Answerers;
 
 use crate::component::{Component, Components, register};
 use crate::guard::{self, Guard};
 use crate::robot::Robot;
-use crate::{AuthError, Authenticator, ResourceName, Safety, SafetyOptions};
+use crate::signaling::Signaling;
+use crate::{AuthError, Authenticator, CloudAccount, ResourceName, Safety, SafetyOptions};
 
 pub use certificate::local as local_certificate;
 
@@ -56,6 +59,9 @@ pub enum MachineError {
     /// A certificate could not be made.
     #[error("cannot make a certificate: {0}")]
     Certificate(#[from] rcgen::Error),
+    /// Its cloud's address is none.
+    #[error("the cloud's address {0:?}: {1}")]
+    Cloud(String, String),
     /// Its keys are not usable.
     #[error(transparent)]
     Auth(#[from] AuthError),
@@ -92,6 +98,12 @@ pub struct MachineOptions {
     pub mdns: bool,
     /// Where it answers.
     pub responder: ResponderOptions,
+    /// Whether callers may come over WebRTC, through the machine's own signaling or its cloud's. Default true.
+    pub webrtc: bool,
+    /// The UDP port of all WebRTC connections. Default 0: the system chooses.
+    pub webrtc_port: u16,
+    /// The cloud that it registers with. Default none.
+    pub cloud: Option<CloudAccount>,
     /// The program's version, for GetVersion.
     pub version: String,
 }
@@ -107,6 +119,9 @@ impl MachineOptions {
             safety: SafetyOptions::default(),
             mdns: true,
             responder: ResponderOptions::default(),
+            webrtc: true,
+            webrtc_port: 0,
+            cloud: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -235,10 +250,10 @@ impl Machine {
         shutdown: CancellationToken,
     ) -> CloseReason {
         let events = |event| self.connection(event);
-        serve_channel(channel, self.service(), introduced, ChannelOptions::default(), events, shutdown).await
+        serve_channel(channel, self.service(None), introduced, ChannelOptions::default(), events, shutdown).await
     }
 
-    fn service(&self) -> Guard {
+    fn service(&self, signaling: Option<&Signaling>) -> Guard {
         let shared = &self.0;
         let mut routes = Routes::builder();
         let robot = Robot {
@@ -252,6 +267,9 @@ impl Machine {
         routes.add_service(RobotServiceServer::new(robot).max_decoding_message_size(MAX_MESSAGE));
         if let Some(authenticator) = &shared.guard.authenticator {
             routes.add_service(AuthServiceServer::from_arc(authenticator.clone()));
+        }
+        if let Some(signaling) = signaling {
+            routes.add_service(signaling.clone().into_server());
         }
         register(&mut routes, &shared.components);
         Guard::new(shared.guard.clone(), routes.routes().prepare())
@@ -277,7 +295,7 @@ impl Machine {
         if !options.mdns {
             return None;
         }
-        let advertisement = Advertisement { names: vec![name.clone()], port: address.port(), webrtc: false };
+        let advertisement = Advertisement { names: vec![name.clone()], port: address.port(), webrtc: options.webrtc };
         match Responder::start(advertisement, options.responder.clone()) {
             Ok(responder) => Some(responder),
             Err(error) => {
@@ -306,15 +324,22 @@ impl Listening {
         let safety = machine.safety().clone();
         safety.stop_everything(STOP_BOUND).await;
         let mut at_the_end = StopAtEnd(Some(safety.clone()));
+        let signaling = machine.0.options.webrtc.then(|| webrtc::signaling(&machine.0.name));
+        let service = machine.service(signaling.as_ref());
+        let answerers = match signaling {
+            Some(signaling) => Some(Answerers::start(&machine, signaling, &shutdown)?),
+            None => None,
+        };
         let responder = address.and_then(|address| machine.respond(address));
         let options = ServeOptions { tls: machine.0.tls.clone(), ..ServeOptions::default() };
-        let (service, told) = (machine.service(), machine.clone());
+        let told = machine.clone();
         let served =
             tokio::spawn(serve(listener, service, options, move |event| told.connection(event), shutdown.clone()));
         shutdown.cancelled().await;
         // First of all what moves; then nobody is sent here any more; then the calls that still run.
         safety.close(STOP_BOUND).await;
         at_the_end.0 = None;
+        drop(answerers);
         if let Some(responder) = responder {
             responder.shutdown().await;
         }

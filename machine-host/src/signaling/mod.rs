@@ -27,6 +27,8 @@ pub use memory::MemoryQueue;
 pub use rate::RateLimit;
 pub use service::{Signaling, SignalingOptions};
 
+/// Under which name a machine is told what type of credential its caller has shown to the signaling service.
+pub(crate) const CREDENTIAL_TYPE: &str = "rpc_creds_type";
 /// Longest SDP that is taken, in bytes as it travels (base64): those of data channels have 1 to 4 KiB, of a browser with media 30 KiB.
 const MAX_SDP: usize = 64 << 10;
 /// Longest candidate that is taken, in bytes with its attributes; real ones stay below 300.
@@ -47,8 +49,9 @@ pub struct Party {
 
 /// Who may signal what.
 pub trait Access: Send + Sync + 'static {
-    /// Whether there is such a host here at all; where there is not, everybody is told `host not preconfigured`.
-    fn serves(&self, host: &str) -> bool;
+    /// What a host that somebody names is called here, for hosts with several names; where there is none, everybody is told `host not
+    /// preconfigured`.
+    fn host(&self, host: &str) -> Option<String>;
     /// Whether `principal` may call `host`.
     fn may_call(&self, principal: &Principal, host: &str) -> Result<(), Status>;
     /// Whether `principal` may answer for `host`.

@@ -22,8 +22,8 @@ use uuid::Uuid;
 use super::exchange::{Answering, run};
 use super::rate::Rates;
 use super::{
-    Access, Call, CallQueue, FromAnswerer, FromCaller, MAX_HOST, MAX_SDP, Offer, Party, RateLimit, Refused, check_sdp,
-    plain,
+    Access, CREDENTIAL_TYPE, Call, CallQueue, FromAnswerer, FromCaller, MAX_HOST, MAX_SDP, Offer, Party, RateLimit,
+    Refused, check_sdp, plain,
 };
 use crate::Principal;
 
@@ -80,15 +80,27 @@ impl Signaling {
     fn called<T>(&self, request: &Request<T>) -> Result<(Party, String), Status> {
         let party = party(request)?;
         let mut hosts = hosts(request.metadata(), 1)?;
-        let host = hosts.pop().unwrap_or_default();
-        self.serves(&host)?;
+        let host = self.known(&hosts.pop().unwrap_or_default())?;
         self.access.may_call(&party.principal, &host)?;
         Ok((party, host))
     }
 
-    fn serves(&self, host: &str) -> Result<(), Status> {
+    /// What a host is called here.
+    fn known(&self, host: &str) -> Result<String, Status> {
         // Existing clients know these words: there is no signaling for this machine here, a direct connection may do.
-        if self.access.serves(host) { Ok(()) } else { Err(Status::invalid_argument("host not preconfigured")) }
+        self.access.host(host).ok_or_else(|| Status::invalid_argument("host not preconfigured"))
+    }
+
+    /// The hosts of an answerer's request, as they are called here.
+    fn answered<T>(&self, request: &Request<T>) -> Result<Vec<String>, Status> {
+        let mut known = Vec::new();
+        for host in hosts(request.metadata(), MAX_HOSTS)? {
+            let host = self.known(&host)?;
+            if !known.contains(&host) {
+                known.push(host);
+            }
+        }
+        Ok(known)
     }
 
     fn count(&self, method: &str, principal: &Principal, host: &str) -> Result<(), Status> {
@@ -167,9 +179,8 @@ impl SignalingService for Signaling {
         request: Request<Streaming<AnswerResponse>>,
     ) -> Result<Response<BoxStream<AnswerRequest>>, Status> {
         let party = party(&request)?;
-        let hosts = hosts(request.metadata(), MAX_HOSTS)?;
+        let hosts = self.answered(&request)?;
         for host in &hosts {
-            self.serves(host)?;
             self.access.may_answer(&party.principal, host)?;
         }
         self.count("Answer", &party.principal, &hosts[0])?;
@@ -189,9 +200,8 @@ impl SignalingService for Signaling {
         request: Request<OptionalWebRtcConfigRequest>,
     ) -> Result<Response<OptionalWebRtcConfigResponse>, Status> {
         let party = party(&request)?;
-        let hosts = hosts(request.metadata(), MAX_HOSTS)?;
+        let hosts = self.answered(&request)?;
         for host in &hosts {
-            self.serves(host)?;
             if self.access.may_answer(&party.principal, host).is_err() {
                 self.access.may_call(&party.principal, host)?;
             }
@@ -243,7 +253,7 @@ fn from_answerer(status: &rpc::Status) -> Status {
 
 /// What is told to an answerer of who calls, beside the entity.
 pub(super) fn caller_metadata(principal: &Principal) -> HashMap<String, String> {
-    HashMap::from([("rpc_creds_type".to_owned(), principal.kind.clone())])
+    HashMap::from([(CREDENTIAL_TYPE.to_owned(), principal.kind.clone())])
 }
 
 /// A refusal as the wire has it.

@@ -173,8 +173,8 @@ struct Rules {
 
 impl Access for Rules {
     /// Whoever asks for what it may not have does not learn whether it is there.
-    fn serves(&self, _: &str) -> bool {
-        true
+    fn host(&self, host: &str) -> Option<String> {
+        Some(host.to_owned())
     }
 
     fn may_call(&self, principal: &Principal, host: &str) -> Result<(), Status> {

@@ -1,0 +1,194 @@
+//! A machine that is called over WebRTC: through its own signaling, and through its cloud's.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use machine_api::proto::rpc::v1::auth_service_client::AuthServiceClient;
+use machine_api::proto::rpc::v1::{AuthenticateRequest, Credentials};
+use machine_api::viam::component::motor::v1::SetPowerRequest;
+use machine_api::viam::component::motor::v1::motor_service_client::MotorServiceClient;
+use machine_api::viam::robot::v1::robot_service_client::RobotServiceClient;
+use machine_api::viam::robot::v1::{GetSessionsRequest, ResourceNamesRequest, StartSessionRequest};
+use machine_host::component::Component;
+use machine_host::{CloudAccount, Machine, MachineOptions, SafetyOptions};
+use sim_machine::cloud::{Cloud, CloudOptions, RelayOptions, State};
+use sim_machine::drivers::SimMotor;
+use sim_machine::observer::Observer;
+use sim_machine::world::{Axes, Body, Part, World};
+use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use tower::service_fn;
+use transport::webrtc::PeerOptions;
+use transport::{Lane, Link};
+
+const NAME: &str = "rtc-main.loc1.viam.cloud";
+const W: Duration = Duration::from_millis(400);
+
+struct Served {
+    address: String,
+    shaft: Part<Axes>,
+    shutdown: CancellationToken,
+}
+
+impl Served {
+    async fn start(change: impl FnOnce(&mut MachineOptions)) -> Self {
+        let mut options = MachineOptions::new(NAME);
+        options.bind = "127.0.0.1:0".to_owned();
+        options.mdns = false;
+        options.safety = SafetyOptions { window: W, ..SafetyOptions::default() };
+        change(&mut options);
+        let machine = Machine::new(options).expect("a machine");
+        let world = World::new(Observer::none()).expect("a thread");
+        let shaft = world.part("motor/m1".to_owned(), Axes::at(&[0.0], f64::INFINITY));
+        let motor = SimMotor { shaft: shaft.clone(), max_rpm: 200.0 };
+        machine.configure("m1", Component::Motor(Arc::new(motor))).expect("a stop thread");
+        let listening = machine.listen().await.expect("a port");
+        let address = format!("http://{}", listening.address.expect("tcp"));
+        let shutdown = CancellationToken::new();
+        tokio::spawn(listening.serve(shutdown.clone()));
+        Self { address, shaft, shutdown }
+    }
+
+    fn moves(&self) -> bool {
+        self.shaft.read(Body::is_moving)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+fn channel(address: &str) -> Channel {
+    Endpoint::from_shared(address.to_owned()).expect("an address").connect_lazy()
+}
+
+async fn token(address: &str, id: &str, key: &str) -> String {
+    let credentials = Credentials { r#type: "api-key".into(), payload: key.into() };
+    let request = AuthenticateRequest { entity: id.into(), credentials: Some(credentials) };
+    let reply = AuthServiceClient::new(channel(address)).authenticate(request).await;
+    reply.expect("known").into_inner().access_token
+}
+
+/// Signaling at `address`, with a token in every call.
+fn signaling(
+    address: &str,
+    token: String,
+) -> InterceptedService<Channel, impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone + use<>> {
+    InterceptedService::new(channel(address), move |mut request: Request<()>| {
+        let bearer = format!("Bearer {token}").parse().map_err(|_| Status::internal("no header"))?;
+        request.metadata_mut().insert("authorization", bearer);
+        Ok(request)
+    })
+}
+
+/// gRPC clients on a link.
+macro_rules! on {
+    ($client:ident, $link:expr) => {{
+        let link: Link = $link.clone();
+        $client::new(service_fn(move |request| {
+            let reply = link.call(request, Lane::Ordinary);
+            async move { reply.await.map_err(|error| error.status) }
+        }))
+    }};
+}
+
+async fn until(what: &str, happened: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !happened() {
+        assert!(started.elapsed() < Duration::from_secs(5), "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn through_its_own_signaling_it_is_driven_and_stops_when_the_connection_ends() {
+    let served = Served::start(|_| {}).await;
+    for host in [NAME, "rtc-main.loc1.local.viam.cloud", "rtc-main.loc1.local.viam.cloud:8080", "127.0.0.1:1"] {
+        let options = PeerOptions::default();
+        let called = transport::webrtc::call(channel(&served.address), host, &options, &mut |_, _| {}).await;
+        let (link, _control) = called.unwrap_or_else(|e| panic!("{host}: {e}")).link();
+        let resources = on!(RobotServiceClient, link).resource_names(ResourceNamesRequest {}).await;
+        assert_eq!(resources.expect("answered").into_inner().resources.len(), 1, "{host}");
+    }
+    let options = PeerOptions::default();
+    let called = transport::webrtc::call(channel(&served.address), "other.viam.cloud", &options, &mut |_, _| {}).await;
+    let refused = called.expect_err("another machine's name").to_string();
+    assert!(refused.contains("host not preconfigured"), "{refused}");
+
+    let called = transport::webrtc::call(channel(&served.address), NAME, &PeerOptions::default(), &mut |_, _| {}).await;
+    let (link, control) = called.expect("called").link();
+    // Without a session: what it moved stops when its connection ends.
+    let power = SetPowerRequest { name: "m1".into(), power_pct: 0.5, extra: None };
+    on!(MotorServiceClient, link).set_power(power.clone()).await.expect("driven");
+    until("the motor turns", || served.moves()).await;
+    link.sever("the test");
+    drop((link, control));
+    until("the motor stops with the connection", || !served.moves()).await;
+
+    // With a session that nobody beats: within its window, while the connection stays.
+    let called = transport::webrtc::call(channel(&served.address), NAME, &PeerOptions::default(), &mut |_, _| {}).await;
+    let (link, _control) = called.expect("called").link();
+    let session = on!(RobotServiceClient, link).start_session(StartSessionRequest::default()).await.expect("started");
+    let mut request = Request::new(power);
+    request.metadata_mut().insert("viam-sid", session.into_inner().id.parse().expect("ascii"));
+    on!(MotorServiceClient, link).set_power(request).await.expect("driven");
+    until("the motor turns", || served.moves()).await;
+    until("the motor stops with the session", || !served.moves()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn through_the_cloud_a_user_is_the_same_on_every_route() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut options = CloudOptions::new(folder.path().to_path_buf());
+    options.bind = "127.0.0.1:0".to_owned();
+    options.no_tls = true;
+    options.machines = vec![NAME.to_owned()];
+    options.relay = Some(RelayOptions { port: 0, public: None });
+    let cloud = Cloud::open(options).await.expect("ports");
+    let (address, state) = (format!("http://{}", cloud.address), cloud.state.clone());
+    let ended = CancellationToken::new();
+    let _guard = ended.clone().drop_guard();
+    tokio::spawn(cloud.serve(ended));
+    let State { users, machines } = state;
+    let user = &users[0];
+    let part = &machines[0];
+    let served = Served::start(|options| {
+        options.api_keys = [(user.id.clone(), user.key.clone())].into();
+        options.cloud = Some(CloudAccount {
+            url: address.clone(),
+            id: part.id.clone(),
+            secret: part.secret.clone(),
+            ca_file: None,
+        });
+    })
+    .await;
+    let cloud_token = token(&address, &user.id, &user.key).await;
+    let started = Instant::now();
+    let called = loop {
+        // It registers in a moment.
+        let by_cloud = signaling(&address, cloud_token.clone());
+        match transport::webrtc::call(by_cloud, NAME, &PeerOptions::default(), &mut |_, _| {}).await {
+            Ok(called) => break called,
+            Err(error) => assert!(started.elapsed() < Duration::from_secs(5), "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let (link, _control) = called.link();
+    let session = on!(RobotServiceClient, link).start_session(StartSessionRequest::default()).await.expect("started");
+    let id = session.into_inner().id;
+    // The same key on a direct connection owns the session that began over WebRTC; beating it there proves it.
+    let machine_token = token(&served.address, &user.id, &user.key).await;
+    let mut direct = RobotServiceClient::new(signaling(&served.address, machine_token));
+    let beat = machine_api::viam::robot::v1::SendSessionHeartbeatRequest { id: id.clone() };
+    direct.send_session_heartbeat(beat).await.expect("its own session");
+    let sessions = direct.get_sessions(GetSessionsRequest {}).await.expect("answered").into_inner().sessions;
+    assert!(sessions.iter().any(|session| session.id == id), "{sessions:?}");
+
+    let stranger = transport::webrtc::call(channel(&address), NAME, &PeerOptions::default(), &mut |_, _| {}).await;
+    let refused = stranger.expect_err("no token");
+    assert!(refused.to_string().contains("authentication required"), "{refused}");
+}
