@@ -155,3 +155,6 @@ pub trait Peer: Send {
     /// Says goodbye; one more [`Peer::drain`] sends it.
     fn close(&mut self, now: Instant);
 }
+
+#[cfg(test)]
+mod tests;

@@ -310,7 +310,8 @@ impl Str0m {
                 Output::PeerCert(certificate) if self.expected != Some(sha256(certificate)) => {
                     return self.end(Ended::Impostor);
                 }
-                Output::Connected => {
+                // Whoever was found out before is not let in after.
+                Output::Connected if !self.closed => {
                     self.secured = true;
                     self.events.push_back(Event::Secured);
                     if self.active == Some(true)
