@@ -1,6 +1,6 @@
 //! Asking the local network for one machine, on every interface.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -18,6 +18,10 @@ use crate::question::{Told, question, told};
 pub(crate) const ASKED_AT: [Duration; 3] = [Duration::ZERO, Duration::from_millis(150), Duration::from_millis(500)];
 /// When nobody is waited for any longer: an answer to the last question has had half a second.
 pub(crate) const GIVEN_UP_AFTER: Duration = Duration::from_millis(1000);
+/// How long others are listened to after the first complete answer: who answers first need not be the machine, and only TLS tells.
+const OTHERS_FOR: Duration = Duration::from_millis(200);
+/// Answers taken from one interface: a machine has one or two addresses there, and who sends more is not looking for calls.
+const MOST_ANSWERS: usize = 8;
 /// The largest packet read; mDNS packets fit in 9,000 bytes (RFC 6762 section 17).
 pub(crate) const MAX_PACKET: usize = 9000;
 
@@ -46,14 +50,16 @@ pub(crate) fn networks() -> io::Result<Vec<Network>> {
     Ok(chosen.into_values().collect())
 }
 
-/// Asks on one interface until a complete answer has come or the time is over. `Ok(None)`: nobody answered.
+/// Asks on one interface until a complete answer has come or the time is over, and then listens a little longer for others. Each sender's
+/// first complete answer is passed on at once; whether there was any is returned.
 pub(crate) async fn ask(
     network: &Network,
     name: &MachineName,
     port: u16,
     id: u16,
-) -> io::Result<Option<(Told, SocketAddr)>> {
-    let Some(packet) = question(name, id) else { return Ok(None) };
+    heard: &mpsc::Sender<Heard>,
+) -> io::Result<bool> {
+    let Some(packet) = question(name, id) else { return Ok(false) };
     let socket = open(network)?;
     let group = match network.own {
         IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::new(224, 0, 0, 251), port)),
@@ -61,22 +67,35 @@ pub(crate) async fn ask(
     };
     let started = Instant::now();
     let mut buffer = vec![0; MAX_PACKET];
-    let ends = ASKED_AT[1..].iter().copied().chain([GIVEN_UP_AFTER]);
-    for until in ends {
+    let mut senders = BTreeSet::new();
+    let questions = ASKED_AT[1..].iter().copied().chain([GIVEN_UP_AFTER]).map(|until| started + until);
+    for mut until in questions {
         socket.send_to(&packet, group).await?;
         loop {
             tokio::select! {
                 received = socket.recv_from(&mut buffer) => {
                     let (length, from) = received?;
-                    if let Some(told) = told(name, &buffer[..length]) {
-                        return Ok(Some((told, from)));
+                    if let Some(told) = told(name, &buffer[..length])
+                        && senders.insert(from)
+                    {
+                        if senders.len() == 1 {
+                            until = Instant::now() + OTHERS_FOR;
+                        }
+                        // The asker may have gone; the search ends with it.
+                        let _ = heard.send((network.clone(), Ok(Some((told, from))))).await;
+                        if senders.len() == MOST_ANSWERS {
+                            return Ok(true);
+                        }
                     }
                 }
-                () = sleep_until(started + until) => break,
+                () = sleep_until(until) => break,
             }
         }
+        if !senders.is_empty() {
+            return Ok(true);
+        }
     }
-    Ok(None)
+    Ok(false)
 }
 
 fn open(network: &Network) -> io::Result<UdpSocket> {
@@ -100,17 +119,22 @@ fn open(network: &Network) -> io::Result<UdpSocket> {
 /// What came of one interface.
 pub(crate) type Heard = (Network, io::Result<Option<(Told, SocketAddr)>>);
 
-/// Asks on every interface at once; each one's result is sent when it is there.
+/// Asks on every interface at once; each answer is sent when it is there, and for an interface without any that there was none.
 pub(crate) fn ask_everywhere(networks: Vec<Network>, name: &MachineName, port: u16, id: u16) -> mpsc::Receiver<Heard> {
-    // One result per interface: nobody ever waits for room.
-    let (heard, receiver) = mpsc::channel(networks.len().max(1));
+    // Room for what one interface may tell: nobody waits long for who listens.
+    let (heard, receiver) = mpsc::channel(networks.len().max(1) * MOST_ANSWERS);
     for network in networks {
         let (heard, name) = (heard.clone(), name.clone());
         tokio::spawn(async move {
             tokio::select! {
-                told = ask(&network, &name, port, id) => {
+                answered = ask(&network, &name, port, id, &heard) => {
+                    let end = match answered {
+                        Ok(true) => return,
+                        Ok(false) => Ok(None),
+                        Err(error) => Err(error),
+                    };
                     // The asker may have gone.
-                    let _ = heard.send((network, told)).await;
+                    let _ = heard.send((network, end)).await;
                 }
                 // Nobody listens any more: the question ends with its search.
                 () = heard.closed() => {}

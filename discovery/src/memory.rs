@@ -137,13 +137,13 @@ impl Here {
         Self { interfaces: if_addrs::get_if_addrs().unwrap_or_default(), gateway: gateway().unwrap_or_default() }
     }
 
-    /// The network by which an address is reached: the prefix that it is on, and the way out. `None` for addresses beyond: those are found
-    /// again by their name.
+    /// The network by which an address is reached: the prefix that it is on, and the way out. `None` for public addresses: those
+    /// are found again by their name.
     fn network_of(&self, address: IpAddr) -> Option<String> {
         if address.is_loopback() {
             return Some("this host".to_owned());
         }
-        self.interfaces.iter().find_map(|interface| {
+        let near = self.interfaces.iter().find_map(|interface| {
             let (prefix, length) = match (&interface.addr, address) {
                 (IfAddr::V4(v4), IpAddr::V4(there)) => {
                     let mask = u32::from(v4.netmask);
@@ -158,7 +158,23 @@ impl Here {
                 _ => return None,
             };
             Some(format!("{prefix}/{length} via {}", self.gateway))
+        });
+        // Private addresses beyond a router are tied to the way there: our address and the router's.
+        near.or_else(|| {
+            if !is_private(address) {
+                return None;
+            }
+            let own = self.interfaces.iter().find(|i| !i.is_loopback() && i.ip().is_ipv4() == address.is_ipv4())?;
+            (!self.gateway.is_empty()).then(|| format!("beyond {} via {}", own.ip(), self.gateway))
         })
+    }
+}
+
+/// Addresses of somebody's own network: RFC 1918, 100.64/10, unique local.
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_private() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64),
+        IpAddr::V6(v6) => v6.is_unique_local(),
     }
 }
 

@@ -66,19 +66,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     lab("sessions", "a_machine_stopped_by_its_system", frozen::machine),
     lab("sessions", "a_machine_started_again_is_found_again", machine_again::restarted),
     lab("sessions", "a_machine_that_cannot_prove_its_name_gets_nobody", machine_again::replaced),
-    owed(
-        "lan",
-        "an_impostor_answers_to_the_name",
-        mdns_lies::impostor,
-        "where the impostor answers first, the search ends before the machine itself was heard",
-    ),
+    lab("lan", "an_impostor_answers_to_the_name", mdns_lies::impostor),
     lab("lan", "a_machine_that_moved_is_found", mdns_lies::moved),
     lab("offline", "two_segments_without_multicast_or_internet", wan::run),
-    owed(
-        "offline",
-        "two_segments_and_the_name_server_gone_too",
-        wan::remembered,
-        "an address beyond a router that a name server told is not used again",
-    ),
+    lab("offline", "two_segments_and_the_name_server_gone_too", wan::remembered),
     lab("routes", "nat_of_four_kinds", nat_kinds::run),
 ];
