@@ -133,7 +133,10 @@ fn bars(_: &mut Criterion) {
     println!("a second of watching {MANY} sessions: scans {by_scan:?}, deadlines {by_deadline:?} (x{ratio:.1} less)");
     assert!(many <= 300.0, "a beat takes {many:.0} ns");
     assert!(late <= Duration::from_millis(1), "a lease ended {late:?} late");
-    assert!(long <= short * 4.0 + 10.0, "the next deadline costs {long:.1} ns with many sessions, {short:.1} ns with few");
+    assert!(
+        long <= short * 4.0 + 10.0,
+        "the next deadline costs {long:.1} ns with many sessions, {short:.1} ns with few"
+    );
 }
 
 fn a_beat(criterion: &mut Criterion) {

@@ -40,7 +40,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         self.handle_timeout(now);
         let window = self.window;
         if let Some(id) = resume
-            && let Some(session) = self.sessions.get_mut(&id)
+            && let Some(session) = self.sessions.get_mut(id)
             && session.owner == owner
         {
             session.deadline = now + window;
@@ -51,7 +51,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         }
         let deadline = now + window;
         self.sessions.insert(fresh, Session { owner, deadline, keys: BTreeMap::new() });
-        self.timers.insert((deadline, Timed::Lease(fresh)));
+        self.leases.insert((deadline, fresh));
         Ok(Started { id: fresh, window, resumed: false })
     }
 
@@ -64,28 +64,34 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         now: Instant,
     ) -> Result<(), NoSession<R>> {
         self.handle_timeout(now);
-        self.owned(id, owner)?;
-        let newest = match order {
-            Some(order) => self.take_list(id, order, now),
-            None => true,
+        let Some(order) = order else {
+            // The usual beat costs one look for its session.
+            return match self.sessions.get_mut(id) {
+                Some(session) if session.owner == *owner => {
+                    session.deadline = now + self.window;
+                    Ok(())
+                }
+                _ => self.owned(id, owner),
+            };
         };
-        if newest {
+        self.owned(id, owner)?;
+        if self.take_list(id, order, now) {
             self.extend(id, now);
-        }
-        if newest && order.is_some_and(|o| o.end) {
-            self.lapse(Holder::Session(id), Cause::End, now);
+            if order.end {
+                self.lapse(Holder::Session(id), Cause::End, now);
+            }
         }
         Ok(())
     }
 
     /// Whether a session lives.
     pub fn is_live(&self, id: SessionId) -> bool {
-        self.sessions.contains_key(&id)
+        self.sessions.contains(id)
     }
 
     /// Every live session with its owner.
     pub fn sessions(&self) -> impl Iterator<Item = (SessionId, Owner)> + '_ {
-        self.sessions.iter().map(|(id, session)| (*id, session.owner))
+        self.sessions.in_order().into_iter().map(|(id, session)| (id, session.owner))
     }
 
     /// Whether `holder` holds anything: a guarded connection is watched more closely while it does.
@@ -140,7 +146,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
     }
 
     pub(super) fn owned(&self, id: SessionId, owner: &Owner) -> Result<(), NoSession<R>> {
-        match self.sessions.get(&id) {
+        match self.sessions.get(id) {
             Some(session) if session.owner == *owner => Ok(()),
             // Another owner's session looks like none at all.
             Some(_) => Err(NoSession(None)),
@@ -152,14 +158,14 @@ impl<R: Ord + Clone> SessionRegistry<R> {
     }
 
     pub(super) fn extend(&mut self, id: SessionId, now: Instant) {
-        if let Some(session) = self.sessions.get_mut(&id) {
+        if let Some(session) = self.sessions.get_mut(id) {
             session.deadline = now + self.window;
         }
     }
 
     pub(super) fn is_alive(&self, holder: Holder) -> bool {
         match holder {
-            Holder::Session(id) => self.sessions.contains_key(&id),
+            Holder::Session(id) => self.sessions.contains(id),
             Holder::Connection(connection) => self.connections.contains(&connection),
             Holder::Principal(owner) => self.principals.contains_key(&owner),
             Holder::Execution(_) | Holder::Module(_) => true,
@@ -167,10 +173,10 @@ impl<R: Ord + Clone> SessionRegistry<R> {
     }
 
     pub(super) fn lease_due(&mut self, id: SessionId, now: Instant) {
-        let Some(session) = self.sessions.get(&id) else { return };
+        let Some(session) = self.sessions.get(id) else { return };
         // A session is alive while its deadline lies after now, strictly.
         if session.deadline > now {
-            self.timers.insert((session.deadline, Timed::Lease(id)));
+            self.leases.insert((session.deadline, id));
         } else {
             self.lapse(Holder::Session(id), Cause::Lapse, now);
         }
@@ -186,7 +192,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
     /// The end of a holder: floors first, then stops, then the cancellation of its calls.
     pub(super) fn lapse(&mut self, holder: Holder, cause: Cause, now: Instant) {
         let session = match holder {
-            Holder::Session(id) => self.sessions.remove(&id),
+            Holder::Session(id) => self.sessions.remove(id),
             _ => None,
         };
         let stopped = self.held_wholes(holder);

@@ -54,6 +54,7 @@ mod gates;
 mod leases;
 mod order;
 mod stops;
+mod table;
 mod types;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -65,11 +66,17 @@ use crate::{Connection, Owner, SessionId};
 use gates::{Call, Gate};
 use leases::{Principal, Session};
 use stops::{Stopping, WaitingStop};
+use table::Table;
 
-/// Every deadline there is, in one index. A lease stands in it at or before its deadline: beats do not touch the index.
+/// A deadline that is over.
+enum Due<R> {
+    Lease(SessionId),
+    Other(Timed<R>),
+}
+
+/// What deadlines are for, besides leases.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Timed<R> {
-    Lease(SessionId),
     Principal(Owner),
     StopOverdue(StopId),
     StopRetry(R),
@@ -85,7 +92,7 @@ pub struct SessionRegistry<R> {
     policy: Policy,
     last_ticket: u64,
     last_stop: u64,
-    sessions: BTreeMap<SessionId, Session<R>>,
+    sessions: Table<Session<R>>,
     tombstones: BTreeMap<SessionId, (Owner, Tombstone<R>)>,
     buried: VecDeque<SessionId>,
     connections: BTreeSet<Connection>,
@@ -94,6 +101,9 @@ pub struct SessionRegistry<R> {
     gates: BTreeMap<R, Gate<R>>,
     stops: BTreeMap<StopId, Stopping<R>>,
     waiting_stops: BTreeMap<Ticket, WaitingStop<R>>,
+    /// Where each lease may end: at or before its deadline, so that beats do not touch the index. By itself, because with many sessions its
+    /// size is what a beat costs.
+    leases: BTreeSet<(Instant, SessionId)>,
     timers: BTreeSet<(Instant, Timed<R>)>,
     /// The machine ends: no gate opens any more.
     closed: bool,
@@ -110,7 +120,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
             policy,
             last_ticket: 0,
             last_stop: 0,
-            sessions: BTreeMap::new(),
+            sessions: Table::default(),
             tombstones: BTreeMap::new(),
             buried: VecDeque::new(),
             connections: BTreeSet::new(),
@@ -119,6 +129,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
             gates: BTreeMap::new(),
             stops: BTreeMap::new(),
             waiting_stops: BTreeMap::new(),
+            leases: BTreeSet::new(),
             timers: BTreeSet::new(),
             closed: false,
             outputs: VecDeque::new(),
@@ -139,31 +150,42 @@ impl<R: Ord + Clone> SessionRegistry<R> {
     /// When `handle_timeout` is due at the latest, and for what; `None` when nothing is pending. It may be early: a beat
     /// moves its session's deadline without touching the index.
     pub fn poll_timeout(&self) -> Option<(Instant, MachineTimer)> {
-        self.timers.first().map(|(at, timed)| {
+        let lease = self.leases.first().map(|(at, _)| (*at, MachineTimer::Lease));
+        let other = self.timers.first().map(|(at, timed)| {
             let timer = match timed {
-                Timed::Lease(_) => MachineTimer::Lease,
                 Timed::Principal(_) => MachineTimer::Principal,
                 Timed::StopOverdue(_) => MachineTimer::StopOverdue,
                 Timed::StopRetry(_) => MachineTimer::StopRetry,
             };
             (*at, timer)
-        })
+        });
+        match (lease, other) {
+            (Some(lease), Some(other)) if other.0 < lease.0 => Some(other),
+            (lease, other) => lease.or(other),
+        }
     }
 
     /// Time has passed. Harmless when early.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some((at, _)) = self.timers.first() {
-            if *at > now {
-                return;
-            }
-            let Some((_, timed)) = self.timers.pop_first() else { return };
-            match timed {
-                Timed::Lease(id) => self.lease_due(id, now),
-                Timed::Principal(owner) => self.principal_due(owner, now),
-                Timed::StopOverdue(id) => self.stop_overdue(id),
-                Timed::StopRetry(resource) => self.stop_retry_due(resource, now),
+        while let Some((_, due)) = self.pop_due(now) {
+            match due {
+                Due::Lease(id) => self.lease_due(id, now),
+                Due::Other(Timed::Principal(owner)) => self.principal_due(owner, now),
+                Due::Other(Timed::StopOverdue(id)) => self.stop_overdue(id),
+                Due::Other(Timed::StopRetry(resource)) => self.stop_retry_due(resource, now),
             }
         }
+    }
+
+    /// The earliest deadline that is over; of several at the same moment, leases first.
+    fn pop_due(&mut self, now: Instant) -> Option<(Instant, Due<R>)> {
+        let lease = self.leases.first().map(|(at, _)| *at).filter(|at| *at <= now);
+        let other = self.timers.first().map(|(at, _)| *at).filter(|at| *at <= now);
+        if lease.is_some_and(|lease| other.is_none_or(|other| lease <= other)) {
+            return self.leases.pop_first().map(|(at, id)| (at, Due::Lease(id)));
+        }
+        other?;
+        self.timers.pop_first().map(|(at, timed)| (at, Due::Other(timed)))
     }
 
     fn next_ticket(&mut self) -> Ticket {

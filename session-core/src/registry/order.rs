@@ -58,7 +58,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
     /// Takes over the list of a message if it is its client's newest, and says whether it is. What a newer list does not name any more is
     /// cancelled where it runs, and forgotten.
     pub(super) fn take_list(&mut self, id: SessionId, order: &Order, now: Instant) -> bool {
-        let Some(session) = self.sessions.get_mut(&id) else { return false };
+        let Some(session) = self.sessions.get_mut(id) else { return false };
         if session.keys.len() >= MAX_KEYS && !session.keys.contains_key(&order.key) {
             return false;
         }
@@ -89,7 +89,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
 
     /// Rules 1 and 2: where a number stands. The list of its message has been taken over before.
     pub(super) fn standing(&self, id: SessionId, order: &Order, digest: u64) -> Result<Standing, Refused<R>> {
-        let Some(kept) = self.sessions.get(&id).and_then(|s| s.keys.get(&order.key)) else {
+        let Some(kept) = self.sessions.get(id).and_then(|s| s.keys.get(&order.key)) else {
             return Err(Refused::Differs);
         };
         if let Some(known) = kept.numbered.get(&order.number) {
@@ -109,7 +109,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
 
     /// Rule 3: whether a later number was admitted or stopped for one of `resources`.
     pub(super) fn is_superseded(&self, id: SessionId, order: &Order, resources: &[R]) -> bool {
-        let Some(kept) = self.sessions.get(&id).and_then(|s| s.keys.get(&order.key)) else { return false };
+        let Some(kept) = self.sessions.get(id).and_then(|s| s.keys.get(&order.key)) else { return false };
         let highest = resources.iter().filter_map(|r| kept.highest.get(r)).copied().max().unwrap_or(0);
         order.number < highest.max(kept.highest_of_all)
     }
@@ -123,7 +123,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         digest: u64,
         resources: Option<&[R]>,
     ) {
-        let Some(kept) = self.sessions.get_mut(&id).and_then(|s| s.keys.get_mut(&order.key)) else { return };
+        let Some(kept) = self.sessions.get_mut(id).and_then(|s| s.keys.get_mut(&order.key)) else { return };
         kept.numbered.insert(order.number, Numbered { ticket, digest, state: State::Running });
         match resources {
             None => kept.highest_of_all = kept.highest_of_all.max(order.number),
@@ -138,7 +138,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
 
     /// The call of `order` has ended. Returns whether its outcome is worth keeping: its caller may still ask.
     pub(super) fn settle(&mut self, id: SessionId, key: u64, number: u64, keep: bool) -> bool {
-        let Some(kept) = self.sessions.get_mut(&id).and_then(|s| s.keys.get_mut(&key)) else { return false };
+        let Some(kept) = self.sessions.get_mut(id).and_then(|s| s.keys.get_mut(&key)) else { return false };
         let Some(numbered) = kept.numbered.get_mut(&number) else { return false };
         numbered.state = if keep { State::Kept } else { State::Lost };
         keep
@@ -146,7 +146,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
 
     /// A Stop that failed may be repeated under its number.
     pub(super) fn unsettle(&mut self, id: SessionId, key: u64, number: u64) {
-        if let Some(kept) = self.sessions.get_mut(&id).and_then(|s| s.keys.get_mut(&key)) {
+        if let Some(kept) = self.sessions.get_mut(id).and_then(|s| s.keys.get_mut(&key)) {
             kept.numbered.remove(&number);
         }
     }
