@@ -41,7 +41,7 @@ fn registry(sessions: u128, start: Instant) -> SessionRegistry<u32> {
 fn nanoseconds(count: u32, mut call: impl FnMut(u32)) -> f64 {
     let round = |call: &mut dyn FnMut(u32)| {
         let began = Instant::now();
-        (0..count).for_each(|n| call(n));
+        (0..count).for_each(&mut *call);
         began.elapsed().as_nanos() as f64 / f64::from(count)
     };
     (0..5).map(|_| round(&mut call)).fold(f64::INFINITY, f64::min)
