@@ -41,16 +41,16 @@ impl Pass {
         self.proven.load(Ordering::Acquire)
     }
 
-    /// Takes from a reply whether the pass is good. `true`: the call was refused for a pass that was only remembered, and did not run.
-    pub fn is_refused(&self, reply: &HeaderMap) -> bool {
-        if self.is_proven() {
-            return false;
+    /// Takes from a reply whether the pass is good. `true`: the call was refused for what it carried, which was only remembered, or has been
+    /// made anew since the call left; it did not run.
+    pub fn is_refused(&self, reply: &HeaderMap, carried: Option<&HeaderValue>) -> bool {
+        if is_unauthenticated(reply) {
+            return !self.is_proven() || self.header().as_ref() != carried;
         }
-        let refused = is_unauthenticated(reply);
-        if !refused {
+        if !self.is_proven() {
             self.proven.store(true, Ordering::Release);
         }
-        refused
+        false
     }
 
     /// Makes sure of it: asks the cheapest question, and authenticates anew where the machine does not know the pass any more. Where that

@@ -206,6 +206,7 @@ fn exchange(
     carrier: &Arc<Carrier>,
     envelope: &mut Envelope,
 ) -> impl Future<Output = Result<Response<Body>, Broken>> + use<> {
+    let carried = carrier.pass.header();
     let request = envelope.request(carrier);
     let (plan, lane, deadline) = (envelope.plan, envelope.lane(), envelope.deadline);
     let path = envelope.parts.uri.clone();
@@ -228,7 +229,7 @@ fn exchange(
         };
         out.answered();
         drop(out);
-        if carrier.pass.is_refused(reply.headers()) {
+        if carrier.pass.is_refused(reply.headers(), carried.as_ref()) {
             carrier.pass.prove(&carrier.link).await;
             return Err(Broken {
                 status: Status::unauthenticated("the machine does not accept the token of an earlier link"),
