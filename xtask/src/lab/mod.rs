@@ -9,8 +9,9 @@ mod hosts;
 mod nat;
 pub mod policy;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 pub use hosts::{BOTH, Host, Lab, WAYS};
 pub use nat::Nat;
@@ -73,10 +74,25 @@ impl Privileges {
 
     /// Runs this program again, inside, with these arguments. Its output is ours.
     pub fn again(self, arguments: &[&str], folder: &Path) -> Outcome {
-        let status =
-            self.inside().arg(std::env::current_exe()?).args(arguments).arg(folder).stdin(Stdio::null()).status()?;
+        let status = self.inside().arg(own_copy()?).args(arguments).arg(folder).stdin(Stdio::null()).status()?;
         // What went wrong is in the folder; nothing there means that the process was killed.
         let said = std::fs::read_to_string(folder.join("error.txt")).unwrap_or_else(|_| status.to_string());
         if status.success() { Ok(()) } else { Err(said.into()) }
     }
+}
+
+/// A copy of this program that stays. Cargo puts a new file in this one's place whenever it builds the tasks with other features, and what
+/// runs from the old file can no longer start itself by name.
+fn own_copy() -> std::io::Result<&'static Path> {
+    static COPY: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(copy) = COPY.get() {
+        return Ok(copy);
+    }
+    let folder = crate::root().join("target").join("lab");
+    std::fs::create_dir_all(&folder)?;
+    let (fresh, copy) = (folder.join(format!("xtask-{}", std::process::id())), folder.join("xtask"));
+    // The link of this process leads to its file, also where that has lost its name.
+    std::fs::copy("/proc/self/exe", &fresh)?;
+    std::fs::rename(&fresh, &copy)?;
+    Ok(COPY.get_or_init(|| copy))
 }
