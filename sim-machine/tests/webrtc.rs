@@ -11,7 +11,7 @@ use machine_api::viam::robot::v1::robot_service_client::RobotServiceClient;
 use machine_api::viam::robot::v1::{GetSessionsRequest, ResourceNamesRequest, StartSessionRequest};
 use machine_host::component::Component;
 use machine_host::{CloudAccount, Machine, MachineOptions, SafetyOptions};
-use sim_machine::cloud::{Cloud, CloudOptions, RelayOptions, State};
+use sim_machine::cloud::{Cloud, CloudOptions, RelayOptions, State, User};
 use sim_machine::drivers::SimMotor;
 use sim_machine::observer::Observer;
 use sim_machine::world::{Axes, Body, Part, World};
@@ -20,7 +20,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tower::service_fn;
-use transport::webrtc::PeerOptions;
+use transport::webrtc::{CandidateKind, Control, IcePolicy, PeerOptions, TurnFilter};
 use transport::{Lane, Link};
 
 const NAME: &str = "rtc-main.loc1.viam.cloud";
@@ -140,55 +140,98 @@ async fn through_its_own_signaling_it_is_driven_and_stops_when_the_connection_en
     until("the motor stops with the session", || !served.moves()).await;
 }
 
+/// A cloud in a box, with STUN and TURN, and a machine that is registered there.
+struct Clouded {
+    cloud: String,
+    user: User,
+    token: String,
+    machine: Served,
+    ended: CancellationToken,
+    _folder: tempfile::TempDir,
+}
+
+impl Clouded {
+    async fn start(change: impl FnOnce(&mut CloudOptions)) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut options = CloudOptions::new(folder.path().to_path_buf());
+        options.bind = "127.0.0.1:0".to_owned();
+        options.no_tls = true;
+        options.machines = vec![NAME.to_owned()];
+        options.relay = Some(RelayOptions { port: 0, public: None });
+        change(&mut options);
+        let cloud = Cloud::open(options).await.expect("ports");
+        let (address, state) = (format!("http://{}", cloud.address), cloud.state.clone());
+        let ended = CancellationToken::new();
+        tokio::spawn(cloud.serve(ended.clone()));
+        let State { users, machines } = state;
+        let (user, part) = (users[0].clone(), &machines[0]);
+        let machine = Served::start(|options| {
+            options.api_keys = [(user.id.clone(), user.key.clone())].into();
+            options.cloud = Some(CloudAccount {
+                url: address.clone(),
+                id: part.id.clone(),
+                secret: part.secret.clone(),
+                ca_file: None,
+            });
+        })
+        .await;
+        let token = token(&address, &user.id, &user.key).await;
+        Self { cloud: address, user, token, machine, ended, _folder: folder }
+    }
+
+    /// Calls the machine as its user, again until it is registered.
+    async fn call(&self, options: &PeerOptions) -> (Link, Control) {
+        let started = Instant::now();
+        loop {
+            let by_cloud = signaling(&self.cloud, self.token.clone());
+            match transport::webrtc::call(by_cloud, NAME, options, &mut |_, _| {}).await {
+                Ok(called) => return called.link(),
+                Err(error) => assert!(started.elapsed() < Duration::from_secs(5), "{options:?}: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Clouded {
+    fn drop(&mut self) {
+        self.ended.cancel();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn through_the_cloud_a_user_is_the_same_on_every_route() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut options = CloudOptions::new(folder.path().to_path_buf());
-    options.bind = "127.0.0.1:0".to_owned();
-    options.no_tls = true;
-    options.machines = vec![NAME.to_owned()];
-    options.relay = Some(RelayOptions { port: 0, public: None });
-    let cloud = Cloud::open(options).await.expect("ports");
-    let (address, state) = (format!("http://{}", cloud.address), cloud.state.clone());
-    let ended = CancellationToken::new();
-    let _guard = ended.clone().drop_guard();
-    tokio::spawn(cloud.serve(ended));
-    let State { users, machines } = state;
-    let user = &users[0];
-    let part = &machines[0];
-    let served = Served::start(|options| {
-        options.api_keys = [(user.id.clone(), user.key.clone())].into();
-        options.cloud = Some(CloudAccount {
-            url: address.clone(),
-            id: part.id.clone(),
-            secret: part.secret.clone(),
-            ca_file: None,
-        });
-    })
-    .await;
-    let cloud_token = token(&address, &user.id, &user.key).await;
-    let started = Instant::now();
-    let called = loop {
-        // It registers in a moment.
-        let by_cloud = signaling(&address, cloud_token.clone());
-        match transport::webrtc::call(by_cloud, NAME, &PeerOptions::default(), &mut |_, _| {}).await {
-            Ok(called) => break called,
-            Err(error) => assert!(started.elapsed() < Duration::from_secs(5), "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
-    let (link, _control) = called.link();
+    let clouded = Clouded::start(|_| {}).await;
+    let (link, _control) = clouded.call(&PeerOptions::default()).await;
     let session = on!(RobotServiceClient, link).start_session(StartSessionRequest::default()).await.expect("started");
     let id = session.into_inner().id;
     // The same key on a direct connection owns the session that began over WebRTC; beating it there proves it.
-    let machine_token = token(&served.address, &user.id, &user.key).await;
-    let mut direct = RobotServiceClient::new(signaling(&served.address, machine_token));
+    let (user, machine) = (&clouded.user, &clouded.machine.address);
+    let mut direct = RobotServiceClient::new(signaling(machine, token(machine, &user.id, &user.key).await));
     let beat = machine_api::viam::robot::v1::SendSessionHeartbeatRequest { id: id.clone() };
     direct.send_session_heartbeat(beat).await.expect("its own session");
     let sessions = direct.get_sessions(GetSessionsRequest {}).await.expect("answered").into_inner().sessions;
     assert!(sessions.iter().any(|session| session.id == id), "{sessions:?}");
 
-    let stranger = transport::webrtc::call(channel(&address), NAME, &PeerOptions::default(), &mut |_, _| {}).await;
+    let options = PeerOptions::default();
+    let stranger = transport::webrtc::call(channel(&clouded.cloud), NAME, &options, &mut |_, _| {}).await;
     let refused = stranger.expect_err("no token");
     assert!(refused.to_string().contains("authentication required"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn through_relays_alone_it_is_driven() {
+    let clouded = Clouded::start(|_| {}).await;
+    for tcp in [false, true] {
+        let turn = TurnFilter { tcp, ..TurnFilter::default() };
+        let options = PeerOptions { policy: IcePolicy::RelayOnly, turn, ..PeerOptions::default() };
+        let (link, _control) = clouded.call(&options).await;
+        let pair = link.pair().expect("WebRTC");
+        assert_eq!(pair.local.kind, CandidateKind::Relayed, "over TCP: {tcp}: {pair}");
+        let power = SetPowerRequest { name: "m1".into(), power_pct: 0.5, extra: None };
+        on!(MotorServiceClient, link).set_power(power).await.expect("driven");
+        until("the motor turns", || clouded.machine.moves()).await;
+        link.sever("the test");
+        until("the motor stops with the connection", || !clouded.machine.moves()).await;
+    }
 }

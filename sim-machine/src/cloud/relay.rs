@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::{hmac, rand};
@@ -21,7 +21,7 @@ use turn_server_proto::stun::agent::Transmit;
 use turn_server_proto::types::message::ALLOCATE;
 use turn_server_proto::types::prelude::DelayedTransmitBuild;
 use turn_server_proto::types::stun::TransportType;
-use turn_server_proto::types::stun::attribute::{ErrorCode, Realm, Username, XorMappedAddress};
+use turn_server_proto::types::stun::attribute::{ErrorCode, Realm, Userhash, Username, XorMappedAddress};
 use turn_server_proto::types::stun::message::{
     BINDING, LongTermKeyCredentials, Message, MessageClass, MessageIntegrityCredentials, MessageWriteVec,
 };
@@ -43,6 +43,9 @@ const QUEUE: usize = 1024;
 const SILENT: Duration = Duration::from_secs(900);
 /// Credentials are good for one to two of these.
 const CREDENTIAL_LIFE: u64 = 3600;
+/// Names that are kept for those who use only the hash of theirs; who comes after so many is asked for the name itself.
+const MAX_GIVEN: usize = 16_384;
+
 /// How STUN and TURN are served.
 #[derive(Clone, Debug)]
 pub struct RelayOptions {
@@ -62,6 +65,9 @@ impl Default for RelayOptions {
 #[derive(Clone)]
 pub(super) struct Credentials {
     key: Arc<hmac::Key>,
+    /// Names that were given out, by their hashes: the server offers what RFC 8489 section 9.2 has against listeners, and clients
+    /// that know it send no name.
+    given: Arc<Mutex<BTreeMap<[u8; 32], String>>>,
     stun: String,
     turn: Vec<String>,
 }
@@ -71,7 +77,7 @@ impl Credentials {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new());
         let key = key.map_err(|_| io::Error::other("the system gives no randomness"))?;
         let turn = ["udp", "tcp"].iter().map(|transport| format!("turn:{address}?transport={transport}")).collect();
-        Ok(Self { key: Arc::new(key), stun: format!("stun:{address}"), turn })
+        Ok(Self { key: Arc::new(key), given: Arc::default(), stun: format!("stun:{address}"), turn })
     }
 
     /// Servers for `who`, as clients are told them. All that is given out within an hour is the same.
@@ -79,10 +85,35 @@ impl Credentials {
         let until = (unix_time() / CREDENTIAL_LIFE + 2) * CREDENTIAL_LIFE;
         let username = format!("{until}:{}", who.chars().take(100).collect::<String>());
         let credential = self.password(&username);
+        self.keep(&username);
         vec![
             IceServer { urls: vec![self.stun.clone()], username: String::new(), credential: String::new() },
             IceServer { urls: self.turn.clone(), username, credential },
         ]
+    }
+
+    fn given(&self) -> std::sync::MutexGuard<'_, BTreeMap<[u8; 32], String>> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, username: &str) {
+        let mut given = self.given();
+        let hash = Userhash::compute(username, REALM);
+        if !given.contains_key(&hash) {
+            let now = unix_time();
+            given.retain(|_, name| good_until(name).is_some_and(|until| until > now));
+            if given.len() < MAX_GIVEN {
+                given.insert(hash, username.to_owned());
+            }
+        }
+    }
+
+    /// Whose message it is, by its name or its name's hash.
+    fn user_of(&self, message: &Message<'_>) -> Option<String> {
+        match message.attribute::<Username>() {
+            Ok(name) => Some(name.username().to_owned()),
+            Err(_) => self.given().get(message.attribute::<Userhash>().ok()?.hash()).cloned(),
+        }
     }
 
     fn password(&self, username: &str) -> String {
@@ -226,7 +257,7 @@ impl Relay {
     /// good no longer.
     fn admit(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
         let message = Message::from_bytes(frame).ok()?;
-        let username = message.attribute::<Username>().ok()?.username().to_owned();
+        let username = self.credentials.user_of(&message)?;
         let until = good_until(&username)?;
         let now = unix_time();
         if until <= now {

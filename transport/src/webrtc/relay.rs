@@ -18,7 +18,7 @@ use turn_client_proto::stun::Instant as StunInstant;
 use turn_client_proto::stun::agent::Transmit;
 use turn_client_proto::stun::types::TransportType;
 use turn_client_proto::tcp::TurnClientTcp;
-use turn_client_proto::types::TurnCredentials;
+use turn_client_proto::types::{AddressFamily, TurnCredentials};
 use turn_client_proto::udp::TurnClientUdp;
 
 use super::options::{IceUrl, Server, Transport};
@@ -108,7 +108,11 @@ async fn allocate(
     tls: Option<Arc<rustls::ClientConfig>>,
     news: &mpsc::Sender<News>,
 ) -> io::Result<()> {
-    let config = TurnConfig::new(TurnCredentials::new(&server.username, &server.credential));
+    let mut config = TurnConfig::new(TurnCredentials::new(&server.username, &server.credential));
+    if address.is_ipv6() {
+        // A server that has no IPv4 address lends none.
+        config.set_address_family(AddressFamily::IPV6);
+    }
     if server.url.transport == Transport::Udp && !server.url.secure {
         let any: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
         let socket = UdpSocket::bind((any, 0)).await?;
