@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::AUTHORIZATION;
 use http::{Request, Response};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tonic::body::Body;
@@ -213,7 +212,7 @@ impl LinkSwitch {
     pub fn call_on(
         &self,
         link: LinkId,
-        mut request: Request<Body>,
+        request: Request<Body>,
         lane: Lane,
     ) -> impl Future<Output = Result<Response<Body>, CallError>> + Send + use<> {
         let carrier = self.shared.links.load().get(&link).cloned();
@@ -222,17 +221,7 @@ impl LinkSwitch {
             let Some(carrier) = carrier else {
                 return Err(CallError { status: crate::channel::not_connected(&address), never_written: true });
             };
-            // A Stop or a beat is not what a remembered token is tried on.
-            if !carrier.pass.is_proven() {
-                carrier.pass.prove(&carrier.link).await;
-            }
-            if let Some(authorization) = carrier.pass.header() {
-                request.headers_mut().insert(AUTHORIZATION, authorization);
-            }
-            let out = carrier.meter.sent(false);
-            let reply = carrier.link.call(request, lane).await?;
-            out.answered();
-            Ok(reply)
+            crate::channel::call_on(&carrier, request, lane).await
         }
     }
 

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-use crate::mdns::{ask_everywhere, networks};
-use crate::{DEFAULT_PORT, MachineAddress, MachineName, Memory};
+use crate::mdns::ask_everywhere;
+use crate::{DEFAULT_PORT, MachineAddress, MachineName, Memory, Surroundings};
 
 /// How long DNS may take. An answer later than this helps nobody who waits for a robot, and the verdict on an unknown name is due.
 const DNS_TIMEOUT: Duration = Duration::from_millis(1200);
@@ -78,7 +79,7 @@ pub struct Found {
 pub enum SourceError {
     /// The interfaces of this computer cannot be listed.
     #[error("mDNS: this computer's interfaces cannot be listed: {0}")]
-    Interfaces(io::Error),
+    Interfaces(String),
     /// An interface cannot be asked on.
     #[error("mDNS on {interface}: {error}")]
     Interface {
@@ -157,8 +158,9 @@ impl Finder {
         &self.options
     }
 
-    /// Asks every source that fits the address, all at the same time. Needs a Tokio runtime. The search is over after 1.2 s at most.
-    pub fn find(&self, address: &MachineAddress) -> Search {
+    /// Asks every source that fits the address, all at the same time, from where this computer is. Needs a Tokio runtime. The search is over
+    /// after 1.2 s at most.
+    pub fn find(&self, address: &MachineAddress, here: &Arc<Surroundings>) -> Search {
         // Answers are read as they come; sixteen is what one interface may tell.
         let (told, search) = mpsc::channel(16);
         let asked = Asked { started: Instant::now(), told };
@@ -171,20 +173,21 @@ impl Finder {
             MachineAddress::Machine(name) => {
                 let (finder, name) = (self.clone(), name.clone());
                 let memory = self.options.memory.clone().filter(|memory| memory.knows(&name));
-                match memory {
-                    None => finder.ask(asked, &name),
-                    Some(memory) => {
-                        tokio::spawn(async move {
-                            if remembered(&asked, memory, name.clone()).await {
-                                tokio::select! {
-                                    () = asked.told.closed() => return,
-                                    () = tokio::time::sleep(HEAD_START) => {}
-                                }
-                            }
-                            finder.ask(asked, &name);
-                        });
+                let Some(memory) = memory else {
+                    finder.ask(asked, &name, here.clone());
+                    return Search { told: search };
+                };
+                let known = remembered(asked.clone(), memory, name.clone(), here.clone());
+                let here = here.clone();
+                tokio::spawn(async move {
+                    if known.await.unwrap_or_default() {
+                        tokio::select! {
+                            () = asked.told.closed() => return,
+                            () = tokio::time::sleep(HEAD_START) => {}
+                        }
                     }
-                }
+                    finder.ask(asked, &name, here);
+                });
             }
             // There is nothing to find: the path is the address.
             MachineAddress::Unix(_) => {}
@@ -193,9 +196,9 @@ impl Finder {
     }
 
     /// The sources that have to be asked.
-    fn ask(&self, asked: Asked, name: &MachineName) {
+    fn ask(&self, asked: Asked, name: &MachineName, here: Arc<Surroundings>) {
         if self.options.mdns {
-            self.mdns(asked.clone(), name.clone());
+            self.mdns(asked.clone(), name.clone(), here);
         }
         if self.options.dns {
             for form in name.forms().into_iter().filter(|form| !name.is_local() || form == name.as_str()) {
@@ -204,13 +207,13 @@ impl Finder {
         }
     }
 
-    fn mdns(&self, asked: Asked, name: MachineName) {
+    fn mdns(&self, asked: Asked, name: MachineName, here: Arc<Surroundings>) {
         let (port, wanted) = (self.options.mdns_port, self.options.interfaces.clone());
         tokio::spawn(async move {
-            let mut there = match networks() {
-                Ok(there) => there,
-                Err(e) => return asked.tell(Err(SourceError::Interfaces(e))).await,
-            };
+            if let Some(why) = here.unlisted() {
+                return asked.tell(Err(SourceError::Interfaces(why.to_owned()))).await;
+            }
+            let mut there = here.networks();
             there.retain(|network| wanted.is_empty() || wanted.contains(&network.name));
             let interfaces: Vec<_> = there.iter().map(|n| format!("{} ({})", n.name, n.own)).collect();
             let mut heard = ask_everywhere(there, &name, port, rand::random());
@@ -270,13 +273,19 @@ impl Finder {
     }
 }
 
-/// Tells where the machine was before; whether there was anything to tell. Files may be slow: nobody waits for them.
-async fn remembered(asked: &Asked, memory: Memory, name: MachineName) -> bool {
-    let known = tokio::task::spawn_blocking(move || memory.recall(&name)).await.unwrap_or_default();
-    for address in &known {
-        asked.found(*address, Source::Remembered, true, false).await;
-    }
-    !known.is_empty()
+/// Tells where the machine was before; whether there was anything to tell. Files may be slow: nobody waits for them, and what is found is told
+/// from the thread that read it.
+fn remembered(asked: Asked, memory: Memory, name: MachineName, here: Arc<Surroundings>) -> JoinHandle<bool> {
+    tokio::task::spawn_blocking(move || {
+        let known = memory.recall(&name, &here);
+        let after = asked.started.elapsed();
+        for address in &known {
+            let found = Found { address: *address, source: Source::Remembered, grpc: true, webrtc: false, after };
+            // An error means that the search was dropped: there is nobody to tell. There is room for all of them.
+            let _ = asked.told.blocking_send(Ok(found));
+        }
+        !known.is_empty()
+    })
 }
 
 /// A resolver that follows the system's configuration; hosts files are read too.

@@ -11,6 +11,7 @@ mod memory;
 pub mod name;
 pub mod question;
 mod responder;
+mod surroundings;
 
 pub use browse::{Browse, BrowseError, Sighting};
 pub use finder::{Finder, FinderOptions, Found, Search, Source, SourceError};
@@ -18,6 +19,7 @@ pub use listen::Announcements;
 pub use memory::Memory;
 pub use name::{AddressError, MachineAddress, MachineName};
 pub use responder::{Responder, ResponderOptions};
+pub use surroundings::Surroundings;
 
 /// The port of machines whose DNS record or address names none: the default of existing machines.
 pub const DEFAULT_PORT: u16 = 8080;

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
-use crate::mdns::{MAX_PACKET, Network, networks, open_group};
+use crate::mdns::{MAX_PACKET, Network, open_group};
 use crate::question::told;
-use crate::{Finder, Found, MachineName, Source};
+use crate::{Finder, Found, MachineName, Source, Surroundings};
 
 /// Packets looked at per interface and second; busy networks carry a few dozen.
 const MAX_HEARD_PER_SECOND: u32 = 200;
@@ -30,12 +30,12 @@ impl Announcements {
 }
 
 impl Finder {
-    /// Listens on the interfaces of this moment; after a change of them, listen anew. Needs a Tokio runtime.
-    pub fn listen(&self, name: &MachineName) -> Announcements {
+    /// Listens on the interfaces that are there; after a change of them, listen anew. Needs a Tokio runtime.
+    pub fn listen(&self, name: &MachineName, here: &Surroundings) -> Announcements {
         // An announcement has at most sixteen addresses; more wait in the socket.
         let (tell, heard) = mpsc::channel(16);
         let options = self.options();
-        let there = if options.mdns { networks().unwrap_or_default() } else { Vec::new() };
+        let there = if options.mdns { here.networks() } else { Vec::new() };
         for network in there {
             if !options.interfaces.is_empty() && !options.interfaces.contains(&network.name) {
                 continue;

@@ -1,11 +1,10 @@
 //! Asking the local network for one machine, on every interface.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use if_addrs::IfAddr;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
@@ -31,23 +30,6 @@ pub(crate) struct Network {
     pub(crate) name: String,
     pub(crate) own: IpAddr,
     pub(crate) index: u32,
-}
-
-/// The interfaces to ask on: one IPv4 and one IPv6 address of each, loopback included.
-pub(crate) fn networks() -> io::Result<Vec<Network>> {
-    let mut chosen = BTreeMap::new();
-    for interface in if_addrs::get_if_addrs()? {
-        let own = match &interface.addr {
-            IfAddr::V4(v4) => IpAddr::V4(v4.ip),
-            // Multicast on the loopback interface has no IPv6 route; IPv4 is there.
-            IfAddr::V6(_) if interface.is_loopback() => continue,
-            IfAddr::V6(v6) => IpAddr::V6(v6.ip),
-        };
-        let index = interface.index.unwrap_or(0);
-        let key = (interface.name.clone(), own.is_ipv4());
-        chosen.entry(key).or_insert(Network { name: interface.name, own, index });
-    }
-    Ok(chosen.into_values().collect())
 }
 
 /// Asks on one interface until a complete answer has come or the time is over, and then listens a little longer for others. Each sender's

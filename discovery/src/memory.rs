@@ -5,15 +5,14 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use if_addrs::{IfAddr, Interface};
 use serde::{Deserialize, Serialize};
 
-use crate::MachineName;
+use crate::{MachineName, Surroundings};
 
 /// Addresses kept of one machine.
 const KEPT: usize = 4;
@@ -61,21 +60,20 @@ impl Memory {
     }
 
     /// Where a machine was reached before, on the network that this computer is on now; the last used first.
-    pub fn recall(&self, name: &MachineName) -> Vec<SocketAddr> {
-        let here = Here::look();
+    pub fn recall(&self, name: &MachineName, here: &Surroundings) -> Vec<SocketAddr> {
         let known =
             self.read(name).into_iter().filter(|k| here.network_of(k.address.ip()).as_ref() == Some(&k.network));
         known.map(|k| k.address).collect()
     }
 
     /// A link to a machine that has proven its name was made there.
-    pub fn learned(&self, name: &MachineName, address: SocketAddr) {
+    pub fn learned(&self, name: &MachineName, address: SocketAddr, here: &Surroundings) {
         let mut known = self.read(name);
         let fresh = |k: &Known| k.address == address && k.failures == 0 && k.used + RENEWED.as_secs() > unix_time();
         if known.first().is_some_and(fresh) {
             return;
         }
-        let Some(network) = Here::look().network_of(address.ip()) else { return };
+        let Some(network) = here.network_of(address.ip()) else { return };
         known.retain(|k| k.address != address);
         known.insert(0, Known { address, network, used: unix_time(), failures: 0 });
         known.truncate(KEPT);
@@ -126,68 +124,6 @@ impl Memory {
     }
 }
 
-/// Where this computer is.
-struct Here {
-    interfaces: Vec<Interface>,
-    gateway: String,
-}
-
-impl Here {
-    fn look() -> Self {
-        Self { interfaces: if_addrs::get_if_addrs().unwrap_or_default(), gateway: gateway().unwrap_or_default() }
-    }
-
-    /// The network by which an address is reached: the prefix that it is on, and the way out. `None` for public addresses: those
-    /// are found again by their name.
-    fn network_of(&self, address: IpAddr) -> Option<String> {
-        if address.is_loopback() {
-            return Some("this host".to_owned());
-        }
-        let near = self.interfaces.iter().find_map(|interface| {
-            let (prefix, length) = match (&interface.addr, address) {
-                (IfAddr::V4(v4), IpAddr::V4(there)) => {
-                    let mask = u32::from(v4.netmask);
-                    let on_link = u32::from(v4.ip) & mask == u32::from(there) & mask;
-                    (on_link.then(|| IpAddr::from((u32::from(v4.ip) & mask).to_be_bytes()))?, mask.count_ones())
-                }
-                (IfAddr::V6(v6), IpAddr::V6(there)) => {
-                    let mask = u128::from(v6.netmask);
-                    let on_link = u128::from(v6.ip) & mask == u128::from(there) & mask;
-                    (on_link.then(|| IpAddr::from((u128::from(v6.ip) & mask).to_be_bytes()))?, mask.count_ones())
-                }
-                _ => return None,
-            };
-            Some(format!("{prefix}/{length} via {}", self.gateway))
-        });
-        // Private addresses beyond a router are tied to the way there: our address and the router's.
-        near.or_else(|| {
-            if !is_private(address) {
-                return None;
-            }
-            let own = self.interfaces.iter().find(|i| !i.is_loopback() && i.ip().is_ipv4() == address.is_ipv4())?;
-            (!self.gateway.is_empty()).then(|| format!("beyond {} via {}", own.ip(), self.gateway))
-        })
-    }
-}
-
-/// Addresses of somebody's own network: RFC 1918, 100.64/10, unique local.
-fn is_private(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_private() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64),
-        IpAddr::V6(v6) => v6.is_unique_local(),
-    }
-}
-
-/// The default gateway, as the kernel lists it.
-fn gateway() -> Option<String> {
-    let table = fs::read_to_string("/proc/net/route").ok()?;
-    table.lines().skip(1).find_map(|line| {
-        let mut fields = line.split_whitespace();
-        let (_, destination, gateway) = (fields.next()?, fields.next()?, fields.next()?);
-        (destination == "00000000").then(|| gateway.to_owned())
-    })
-}
-
 fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
@@ -198,10 +134,10 @@ mod tests {
 
     use super::*;
 
-    fn rig() -> (tempfile::TempDir, Memory, MachineName) {
+    fn rig() -> (tempfile::TempDir, Memory, MachineName, Surroundings) {
         let folder = tempfile::tempdir().expect("a folder");
         let memory = Memory::at(folder.path().join("cache"));
-        (folder, memory, "m-main.loc1.viam.cloud".parse().expect("a name"))
+        (folder, memory, "m-main.loc1.viam.cloud".parse().expect("a name"), Surroundings::look())
     }
 
     fn at(port: u16) -> SocketAddr {
@@ -210,52 +146,52 @@ mod tests {
 
     #[test]
     fn the_last_used_comes_first_and_few_are_kept() {
-        let (_folder, memory, name) = rig();
-        assert_eq!(memory.recall(&name), []);
+        let (_folder, memory, name, here) = rig();
+        assert_eq!(memory.recall(&name, &here), []);
         for port in 1..=6 {
-            memory.learned(&name, at(port));
+            memory.learned(&name, at(port), &here);
         }
-        memory.learned(&name, at(4));
-        assert_eq!(memory.recall(&name), [at(4), at(6), at(5), at(3)]);
+        memory.learned(&name, at(4), &here);
+        assert_eq!(memory.recall(&name, &here), [at(4), at(6), at(5), at(3)]);
         let local = "m-main.loc1.local.viam.cloud".parse().expect("a name");
-        assert_eq!(memory.recall(&local).len(), KEPT, "a machine has two names and one memory");
-        assert_eq!(memory.recall(&"other.loc1.viam.cloud".parse().expect("a name")), []);
+        assert_eq!(memory.recall(&local, &here).len(), KEPT, "a machine has two names and one memory");
+        assert_eq!(memory.recall(&"other.loc1.viam.cloud".parse().expect("a name"), &here), []);
     }
 
     #[test]
     fn three_failures_in_a_row_are_enough() {
-        let (_folder, memory, name) = rig();
-        memory.learned(&name, at(1));
+        let (_folder, memory, name, here) = rig();
+        memory.learned(&name, at(1), &here);
         memory.failed(&name, at(1));
         memory.failed(&name, at(1));
-        memory.learned(&name, at(1));
+        memory.learned(&name, at(1), &here);
         memory.failed(&name, at(1));
         memory.failed(&name, at(1));
-        assert_eq!(memory.recall(&name), [at(1)]);
+        assert_eq!(memory.recall(&name, &here), [at(1)]);
         memory.failed(&name, at(1));
-        assert_eq!(memory.recall(&name), []);
+        assert_eq!(memory.recall(&name, &here), []);
     }
 
     #[test]
     fn what_is_old_broken_or_of_another_network_is_not_used() {
-        let (_folder, memory, name) = rig();
+        let (_folder, memory, name, here) = rig();
         let known = |network: &str, used| Known { address: at(1), network: network.into(), used, failures: 0 };
         memory.write(&name, &[known("this host", unix_time() - LIFE.as_secs() - 1)]);
-        assert_eq!(memory.recall(&name), []);
+        assert_eq!(memory.recall(&name, &here), []);
         memory.write(&name, &[known("198.51.100.0/24 via 01020304", unix_time())]);
-        assert_eq!(memory.recall(&name), []);
+        assert_eq!(memory.recall(&name, &here), []);
         memory.write(&name, &[known("this host", unix_time())]);
-        assert_eq!(memory.recall(&name), [at(1)]);
+        assert_eq!(memory.recall(&name, &here), [at(1)]);
         fs::write(memory.file(&name), "[{").expect("written");
-        assert_eq!(memory.recall(&name), []);
+        assert_eq!(memory.recall(&name, &here), []);
     }
 
     #[test]
     fn nobody_else_can_read_it_and_addresses_beyond_are_not_kept() {
-        let (_folder, memory, name) = rig();
-        memory.learned(&name, "203.0.113.7:8080".parse().expect("an address"));
-        assert_eq!(memory.recall(&name), []);
-        memory.learned(&name, at(1));
+        let (_folder, memory, name, here) = rig();
+        memory.learned(&name, "203.0.113.7:8080".parse().expect("an address"), &here);
+        assert_eq!(memory.recall(&name, &here), []);
+        memory.learned(&name, at(1), &here);
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
         assert_eq!((mode(&memory.file(&name)), mode(&memory.folder)), (0o600, 0o700));
     }

@@ -11,8 +11,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use crate::Surroundings;
 use crate::answer::{Advertisement, announcements, answer, wants_unicast};
-use crate::mdns::{Network, networks, open_group};
+use crate::mdns::{Network, open_group};
 
 /// How often the interfaces are looked at. A cable that was plugged in is answered on at most this much later.
 const REFRESH: Duration = Duration::from_secs(3);
@@ -98,7 +99,11 @@ impl Answered {
 
     /// Opens what is new, and tells those that are open the addresses of now.
     fn refresh(&mut self) -> io::Result<()> {
-        let mut there = networks()?;
+        let here = Surroundings::look();
+        if let Some(why) = here.unlisted() {
+            return Err(io::Error::other(format!("this computer's interfaces cannot be listed: {why}")));
+        }
+        let mut there = here.networks();
         there.retain(|n| self.options.interfaces.is_empty() || self.options.interfaces.contains(&n.name));
         let every: Vec<IpAddr> =
             if_addrs::get_if_addrs()?.iter().filter(|i| !i.is_loopback()).map(if_addrs::Interface::ip).collect();

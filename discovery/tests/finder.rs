@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use discovery::answer::{Advertisement, answer};
-use discovery::{Finder, FinderOptions, MachineAddress, Source, SourceError};
+use discovery::{Finder, FinderOptions, MachineAddress, Source, SourceError, Surroundings};
 use socket2::{Domain, Protocol, Socket, Type};
 
 const NAME: &str = "m-main.loc1.viam.cloud";
@@ -44,7 +44,8 @@ async fn a_machine_is_found_by_either_name_with_one_question() {
     let advertisement = Advertisement { names: vec![NAME.parse().expect("a name")], port: 4321, webrtc: false };
     let (port, heard) = responder(Some(advertisement));
     for name in [NAME, "m-main.loc1.local.viam.cloud"] {
-        let mut search = finder(port).find(&name.parse::<MachineAddress>().expect("an address"));
+        let mut search =
+            finder(port).find(&name.parse::<MachineAddress>().expect("an address"), &Arc::new(Surroundings::look()));
         let found = search.next().await.expect("an answer").expect("an address");
         assert_eq!(found.address, SocketAddr::from((Ipv4Addr::LOCALHOST, 4321)));
         assert_eq!(found.source, Source::Mdns { interface: "lo".into() });
@@ -58,7 +59,10 @@ async fn a_machine_is_found_by_either_name_with_one_question() {
 async fn an_unknown_machine_costs_three_packets_and_a_verdict_in_time() {
     let (port, heard) = responder(None);
     let started = Instant::now();
-    let mut search = finder(port).find(&"nobody.loc1.viam.cloud".parse::<MachineAddress>().expect("an address"));
+    let mut search = finder(port).find(
+        &"nobody.loc1.viam.cloud".parse::<MachineAddress>().expect("an address"),
+        &Arc::new(Surroundings::look()),
+    );
     let verdict = search.next().await.expect("a complaint").expect_err("nobody is there");
     assert!(matches!(&verdict, SourceError::Silence { .. }), "{verdict}");
     assert!(
@@ -75,13 +79,15 @@ async fn another_machines_answer_is_nobodys() {
     let advertisement =
         Advertisement { names: vec!["other.loc1.viam.cloud".parse().expect("a name")], port: 1, webrtc: false };
     let (port, _) = responder(Some(advertisement));
-    let mut search = finder(port).find(&NAME.parse::<MachineAddress>().expect("an address"));
+    let mut search =
+        finder(port).find(&NAME.parse::<MachineAddress>().expect("an address"), &Arc::new(Surroundings::look()));
     assert!(matches!(search.next().await, Some(Err(SourceError::Silence { .. }))));
 }
 
 #[tokio::test]
 async fn a_host_of_the_hosts_file_is_looked_up() {
-    let mut search = Finder::default().find(&"localhost:4321".parse::<MachineAddress>().expect("an address"));
+    let mut search = Finder::default()
+        .find(&"localhost:4321".parse::<MachineAddress>().expect("an address"), &Arc::new(Surroundings::look()));
     let found = search.next().await.expect("an answer").expect("an address");
     assert!(found.address.ip().is_loopback());
     assert_eq!(found.address.port(), 4321);

@@ -1,9 +1,10 @@
 //! The responder and the finder, over real multicast on the loopback interface.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 
 use discovery::answer::Advertisement;
-use discovery::{Finder, FinderOptions, MachineAddress, Responder, ResponderOptions, SourceError};
+use discovery::{Finder, FinderOptions, MachineAddress, Responder, ResponderOptions, SourceError, Surroundings};
 
 /// A port that no other responder of this computer uses.
 fn free_port() -> u16 {
@@ -21,7 +22,8 @@ async fn a_machine_is_found_while_its_responder_lives() {
     let finder = Finder::new(FinderOptions { dns: false, mdns_port: port, interfaces, ..Default::default() });
     let address: MachineAddress = "m-main.loc1.local.viam.cloud".parse().expect("an address");
 
-    let found = finder.find(&address).next().await.expect("an answer").expect("an address");
+    let found =
+        finder.find(&address, &Arc::new(Surroundings::look())).next().await.expect("an answer").expect("an address");
     assert_eq!(
         found.address,
         SocketAddr::from((Ipv4Addr::LOCALHOST, 4321)),
@@ -29,6 +31,11 @@ async fn a_machine_is_found_while_its_responder_lives() {
     );
 
     responder.shutdown().await;
-    let verdict = finder.find(&address).next().await.expect("a verdict").expect_err("nobody answers any more");
+    let verdict = finder
+        .find(&address, &Arc::new(Surroundings::look()))
+        .next()
+        .await
+        .expect("a verdict")
+        .expect_err("nobody answers any more");
     assert!(matches!(verdict, SourceError::Silence { .. }), "{verdict}");
 }

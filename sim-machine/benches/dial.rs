@@ -1,8 +1,10 @@
 //! From nothing to the first answer: our client by name, over mDNS, TLS and an api key, beside plain tonic that is told the address and does
-//! the same steps by hand. `cargo bench -p sim-machine --bench dial`.
+//! the same steps by hand. Cold dials make a full TLS handshake; who remembers address and token, and plain tonic beside it, resume the TLS
+//! session of the dial before. `cargo bench -p sim-machine --bench dial`.
 
 mod support;
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -10,7 +12,7 @@ use discovery::{FinderOptions, Memory};
 use machine_api::viam::robot::v1::GetVersionRequest;
 use machine_api::viam::robot::v1::robot_service_client::RobotServiceClient;
 use robot_client::NoTokens;
-use support::{Samples, Served, authenticate, bar};
+use support::{Samples, Served, authenticate, bar, connector};
 
 /// Set in the process that dials once and ends.
 const ONCE: &str = "LIFELINE_BENCH_DIAL";
@@ -31,18 +33,25 @@ fn main() {
         let address = format!("localhost:{}", served.address.port());
         let bearer = authenticate(served.plain(&served.tls()).await).await;
         for round in 0..rounds {
+            let stranger = served.stranger(round);
             // Whoever comes first after a pause finds everything cold: the order goes round.
             for place in 0..5 {
                 match (round + place) % 5 {
-                    0 => by_hand(&served, &mut plain).await,
-                    1 => dial(served.by_name().tokens(NoTokens).remember_addresses(false), &mut ours).await,
+                    0 => by_hand(&served, &served.stranger(round + 5), &mut plain).await,
+                    1 => {
+                        let cold = served.by_name().trust_ca(&stranger).tokens(NoTokens);
+                        dial(cold.remember_addresses(false), &mut ours).await;
+                    }
                     2 => {
                         let memory = Some(Memory::at(cache.path()));
                         let finder = FinderOptions { memory, ..FinderOptions::default() };
                         dial(served.by_name().finder(finder), &mut remembered).await;
                     }
                     3 => by_hand_with_token(&served, &bearer, &mut with_token).await,
-                    _ => dial(served.client(&address).tokens(NoTokens), &mut at_address).await,
+                    _ => {
+                        let cold = served.client(&address).trust_ca(served.stranger(round + 10)).tokens(NoTokens);
+                        dial(cold, &mut at_address).await;
+                    }
                 }
                 // A machine answers fifty dials a second on each interface, not more.
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -72,9 +81,9 @@ async fn dial(builder: robot_client::RobotBuilder, samples: &mut Samples) {
 }
 
 /// TCP, TLS 1.3, Authenticate, one call.
-async fn by_hand(served: &Served, samples: &mut Samples) {
+async fn by_hand(served: &Served, ca: &Path, samples: &mut Samples) {
     let started = Instant::now();
-    let channel = served.plain(&served.tls()).await;
+    let channel = served.plain(&connector(ca)).await;
     let bearer = authenticate(channel.clone()).await;
     let mut request = tonic::Request::new(GetVersionRequest {});
     request.metadata_mut().insert("authorization", bearer.parse().expect("a header"));

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -36,6 +36,9 @@ pub enum TlsError {
     #[error("cannot use the certificate or its key: {0}")]
     Rustls(#[from] rustls::Error),
 }
+
+/// Configurations kept for the next who trusts the same: a process talks to machines of one owner or a few.
+const KEPT: usize = 8;
 
 /// Whom a client trusts: the system's roots and what was added. Loaded once, when first needed.
 #[derive(Clone, Default)]
@@ -71,12 +74,30 @@ impl Trust {
         Ok(self)
     }
 
-    /// The client's configuration: TLS 1.2 and 1.3, ALPN `h2`, tickets in memory only. Made once; clones share it and with it
-    /// resumed sessions.
+    /// The client's configuration: TLS 1.2 and 1.3, ALPN `h2`, tickets in memory only. Whoever in this process trusts the same certificates
+    /// shares it, and with it sessions to resume (RFC 8446 section 2.2): a ticket is used for the name alone that was proven when it was given,
+    /// and who cannot redeem it proves that name anew.
     pub fn client_config(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        static SHARED: Mutex<Vec<(Vec<CertificateDer<'static>>, Arc<ClientConfig>)>> = Mutex::new(Vec::new());
         if let Some(config) = self.config.get() {
             return Ok(config.clone());
         }
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let config = match shared.iter().find(|(added, _)| *added == self.added) {
+            Some((_, config)) => config.clone(),
+            None => {
+                let config = self.build()?;
+                if shared.len() == KEPT {
+                    shared.remove(0);
+                }
+                shared.push((self.added.clone(), config.clone()));
+                config
+            }
+        };
+        Ok(self.config.get_or_init(|| config).clone())
+    }
+
+    fn build(&self) -> Result<Arc<ClientConfig>, TlsError> {
         let verifier = Verifier { added: verifier(&self.added)?, system: OnceLock::new() };
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
@@ -84,8 +105,7 @@ impl Trust {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
-        let config = Arc::new(config);
-        Ok(self.config.get_or_init(|| config).clone())
+        Ok(Arc::new(config))
     }
 
     /// Reads the system's roots where only they are trusted: it takes milliseconds that a dial can use for something else. Blocks.

@@ -4,11 +4,12 @@ mod common;
 
 use std::time::Duration;
 
-use common::{NAME, identity, port};
+use common::{NAME, Port, identity, port};
 use http::uri::PathAndQuery;
 use machine_api::viam::common::v1::{DoCommandRequest, DoCommandResponse};
 use machine_api::viam::component::base::v1 as base;
 use prost_types::{Struct, Value, value::Kind};
+use rustls::HandshakeKind;
 use tonic::Code;
 use transport::serve::{ConnectionEvent, ServeOptions};
 use transport::tls::{Trust, server_config};
@@ -95,6 +96,37 @@ async fn the_machine_proves_its_name_whatever_its_address() {
     let other = other.expect_err("another name");
     assert!(other.verdict && other.stage == Stage::Tls, "{other}");
     assert!(other.to_string().contains("other-main.loc1.viam.cloud"), "{other}");
+}
+
+/// How a handshake with `port` ends, for somebody who trusts `ca` and met machines before.
+async fn handshake(port: &Port, ca: &str) -> std::io::Result<HandshakeKind> {
+    let config = Trust::system().trust_pem(ca.as_bytes()).expect("a CA").client_config().expect("a configuration");
+    let tcp = tokio::net::TcpStream::connect(port.address).await.expect("a port");
+    let name = NAME.to_owned().try_into().expect("a name");
+    let tls = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await?;
+    Ok(tls.get_ref().1.handshake_kind().expect("a handshake"))
+}
+
+#[tokio::test]
+async fn a_session_is_resumed_by_whoever_trusts_the_same_and_with_the_same_machine_only() {
+    let id = identity(NAME);
+    let tls = || server_config(id.chain.as_bytes(), id.key.as_bytes()).expect("a configuration");
+    let known = port(ServeOptions { tls: Some(tls()), ..Default::default() }).await;
+    let config = Trust::system().trust_pem(id.ca.as_bytes()).expect("a CA").client_config().expect("a configuration");
+    let security = Security::Tls { config, name: NAME.to_owned().try_into().expect("a name") };
+    let target = Target { address: Address::Tcp(known.address), security };
+    let link = direct::connect(&target, &ConnectOptions::default(), &mut |_, _| {}).await.expect("a link");
+    // Tickets come with the first answer.
+    stop(&link, Lane::Ordinary).await.expect("an answer");
+    assert_eq!(handshake(&known, &id.ca).await.expect("proven"), HandshakeKind::Resumed);
+
+    let again = port(ServeOptions { tls: Some(tls()), ..Default::default() }).await;
+    assert_eq!(handshake(&again, &id.ca).await.expect("proven"), HandshakeKind::Full, "it was started again");
+    let other = identity(NAME);
+    let tls = server_config(other.chain.as_bytes(), other.key.as_bytes()).expect("a configuration");
+    let impostor = port(ServeOptions { tls: Some(tls), ..Default::default() }).await;
+    handshake(&impostor, &id.ca).await.expect_err("a ticket of another machine opens nothing");
+    handshake(&known, &other.ca).await.expect_err("who trusts others has no tickets of this machine");
 }
 
 #[tokio::test]

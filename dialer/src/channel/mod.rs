@@ -1,6 +1,7 @@
 //! What callers hold: a service that never changes while the route beneath it does.
 
 mod body;
+mod on_link;
 mod send;
 
 use std::future::Future;
@@ -18,6 +19,7 @@ use transport::timeout::grpc_timeout;
 use crate::carrier::{Carrier, Shared};
 use crate::plan::{CallPlan, DialClass};
 use body::Payload;
+pub(crate) use on_link::call_on;
 use send::{Broken, Envelope};
 
 /// How often one call may be sent: the first time and once on each of the next links. A network that kills three links

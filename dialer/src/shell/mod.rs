@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use discovery::{FinderOptions, MachineAddress};
+use discovery::{FinderOptions, MachineAddress, Surroundings};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use transport::{CloseReason, LinkId};
@@ -131,6 +131,7 @@ impl Dialer {
         let memory = if options.insecure { None } else { options.finder.memory.clone() };
         let finder = FinderOptions { memory, ..options.finder };
         let remembering = Remembering::of(&options.target, &finder);
+        let here = Arc::new(Surroundings::look());
         let task = Task {
             agent: RouteAgent::new(options.policy, options.seed, now),
             remembering,
@@ -156,7 +157,8 @@ impl Dialer {
             before: None,
             ended: None,
             nowhere: now,
-            network: Network::read(),
+            network: Network::of(&here),
+            here,
             sleep: SleepWatch::new(),
             window: None,
         };
@@ -206,6 +208,8 @@ struct Task {
     ended: Option<String>,
     /// Since when calls go nowhere.
     nowhere: Instant,
+    /// Where this computer is: listed at the beginning and after every change.
+    here: Arc<Surroundings>,
     network: Network,
     sleep: SleepWatch,
     /// The window of the session that is held: every link's kernel gives up unacknowledged data accordingly.
@@ -336,7 +340,7 @@ impl Task {
         }
         self.flight.connected(attempt, id, now);
         if let (Some(remembering), Route::Direct(address), true) = (&self.remembering, &route, info.encrypted) {
-            remembering.learned(*address);
+            remembering.learned(*address, self.here.clone());
         }
         tokio::spawn(attempt::watch(link.clone(), self.inputs.clone()));
         let carrier = Carrier::new(
@@ -385,7 +389,8 @@ impl Task {
 
     fn watch_network(&mut self) {
         let now = Instant::now();
-        let network = Network::read();
+        self.here = Arc::new(Surroundings::look());
+        let network = Network::of(&self.here);
         let mut changes = network.since(&self.network);
         self.network = network;
         if self.sleep.slept() {

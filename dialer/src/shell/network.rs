@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use if_addrs::IfOperStatus;
+use discovery::Surroundings;
 use transport::webrtc::CandidatePair;
 
 use crate::agent::{NetChange, Tier};
@@ -21,18 +21,8 @@ pub(super) struct Network {
 }
 
 impl Network {
-    pub fn read() -> Self {
-        let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-        let ours = interfaces
-            .into_iter()
-            // An interface without carrier keeps its addresses; nothing leaves from them.
-            .filter(|interface| interface.oper_status == IfOperStatus::Up)
-            .map(|interface| match interface.addr {
-                if_addrs::IfAddr::V4(v4) => (IpAddr::V4(v4.ip), u32::from(v4.netmask).count_ones() as u8),
-                if_addrs::IfAddr::V6(v6) => (IpAddr::V6(v6.ip), u128::from(v6.netmask).count_ones() as u8),
-            })
-            .collect();
-        Self { ours, ways: ways() }
+    pub fn of(here: &Surroundings) -> Self {
+        Self { ours: here.addresses().collect(), ways: here.routes().to_owned() }
     }
 
     /// LAN: an on-link prefix of one of our interfaces, and ourselves. A host route of 32 or 128 bits is no LAN.
@@ -72,16 +62,6 @@ impl Network {
         }
         changes
     }
-}
-
-#[cfg(target_os = "linux")]
-fn ways() -> String {
-    std::fs::read_to_string("/proc/net/route").unwrap_or_default()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn ways() -> String {
-    String::new()
 }
 
 fn same_prefix(a: u128, b: u128, length: u8, bits: u8) -> bool {

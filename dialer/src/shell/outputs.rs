@@ -39,7 +39,7 @@ impl Task {
         let now = Instant::now();
         match output {
             Output::Search { attempt } => {
-                let search = self.sources.search(attempt, self.found_by.clone());
+                let search = self.sources.search(attempt, self.here.clone(), self.found_by.clone());
                 if let Some(old) = self.searching.replace(tokio::spawn(search).abort_handle()) {
                     old.abort();
                 }
@@ -134,7 +134,7 @@ impl Task {
         if let Some(before) = self.listening.take() {
             before.abort();
         }
-        if on && let Some(listen) = self.sources.listen(self.inputs.clone()) {
+        if on && let Some(listen) = self.sources.listen(&self.here, self.inputs.clone()) {
             self.listening = Some(tokio::spawn(listen).abort_handle());
         }
     }

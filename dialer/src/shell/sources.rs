@@ -8,7 +8,9 @@ use tokio::sync::mpsc;
 
 use super::{Found, Input};
 use crate::agent::{Attempt, Origin, Route, Signaler};
-use discovery::{Finder, FinderOptions, MachineAddress, MachineName, Memory, Source, SourceError};
+use discovery::{
+    Announcements, Finder, FinderOptions, MachineAddress, MachineName, Memory, Source, SourceError, Surroundings,
+};
 
 /// Asks all sources, and tells them what came of their answers.
 pub(super) struct Sources {
@@ -27,15 +29,24 @@ impl Sources {
     }
 
     /// Hears the machine's announcements, for as long as it runs; `None` where there is nothing to hear.
-    pub fn listen(&self, inputs: mpsc::UnboundedSender<Input>) -> Option<impl Future<Output = ()> + Send + 'static> {
+    pub fn listen(
+        &self,
+        here: &Surroundings,
+        inputs: mpsc::UnboundedSender<Input>,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
         match &self.target {
-            MachineAddress::Machine(name) => Some(listen(self.finder.clone(), name.clone(), inputs)),
+            MachineAddress::Machine(name) => Some(report(self.finder.listen(name, here), inputs)),
             _ => None,
         }
     }
 
     /// One search, to its end.
-    pub fn search(&self, search: Attempt, found: mpsc::Sender<Found>) -> impl Future<Output = ()> + Send + 'static {
+    pub fn search(
+        &self,
+        search: Attempt,
+        here: Arc<Surroundings>,
+        found: mpsc::Sender<Found>,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let (finder, target) = (self.finder.clone(), self.target.clone());
         let cloud = self.cloud.clone();
         async move {
@@ -51,7 +62,9 @@ impl Sources {
                     let _ = found.send(Found::Candidate(Route::Direct(*address), Origin::Given)).await;
                     true
                 }
-                MachineAddress::Machine(_) | MachineAddress::HostPort { .. } => find(&finder, &target, &found).await,
+                MachineAddress::Machine(_) | MachineAddress::HostPort { .. } => {
+                    find(&finder, &target, &here, &found).await
+                }
             };
             // An error means that the dialer is closed.
             let _ = found.send(Found::Done { search, conclusive }).await;
@@ -60,8 +73,7 @@ impl Sources {
 }
 
 /// Reports every address that the machine announces.
-async fn listen(finder: Arc<Finder>, name: MachineName, inputs: mpsc::UnboundedSender<Input>) {
-    let mut announcements = finder.listen(&name);
+async fn report(mut announcements: Announcements, inputs: mpsc::UnboundedSender<Input>) {
     while let Some(found) = announcements.next().await {
         if found.grpc && inputs.send(Input::Heard(found.address)).is_err() {
             return;
@@ -83,9 +95,9 @@ impl Remembering {
         }
     }
 
-    pub fn learned(&self, address: SocketAddr) {
+    pub fn learned(&self, address: SocketAddr, here: Arc<Surroundings>) {
         let (memory, name) = (self.memory.clone(), self.name.clone());
-        tokio::task::spawn_blocking(move || memory.learned(&name, address));
+        tokio::task::spawn_blocking(move || memory.learned(&name, address, &here));
     }
 
     pub fn failed(&self, address: SocketAddr) {
@@ -94,8 +106,8 @@ impl Remembering {
     }
 }
 
-async fn find(finder: &Finder, target: &MachineAddress, found: &mpsc::Sender<Found>) -> bool {
-    let mut search = finder.find(target);
+async fn find(finder: &Finder, target: &MachineAddress, here: &Arc<Surroundings>, found: &mpsc::Sender<Found>) -> bool {
+    let mut search = finder.find(target, here);
     let mut conclusive = true;
     while let Some(told) = search.next().await {
         let told = match told {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use tonic::Code;
 
 use super::machine::*;
@@ -24,6 +25,26 @@ async fn calls_of_every_class_pass() {
     }
     machine.reply_size(1 << 20);
     assert_eq!(call(&channel, request(READ)).await.unwrap(), 5 + (1 << 20));
+}
+
+/// Lets every link in with the token of an earlier one.
+struct Remembered;
+
+impl Admit for Remembered {
+    fn admit<'a>(&'a self, _: &'a transport::Link) -> BoxFuture<'a, Result<Admitted, Refusal>> {
+        let authorization = Some(http::HeaderValue::from_static("Bearer of an earlier link"));
+        Box::pin(async { Ok(Admitted { authorization, remembered: true }) })
+    }
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_until_a_remembered_token_is_proven() {
+    let machine = Machine::start().await;
+    let (_channel, switch) = Dialer::start(machine.options(), Arc::new(Remembered));
+    let link = switch.first_link().await.unwrap();
+    let reply = switch.call_on(link.id, request(STOP), transport::Lane::Reserved).await.unwrap();
+    assert_eq!(reply.status(), 200);
+    assert_eq!(machine.script.calls.lock().unwrap().first().unwrap().path, STOP, "nothing was asked before it");
 }
 
 #[tokio::test]

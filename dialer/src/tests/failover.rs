@@ -42,7 +42,7 @@ impl Lab {
         let folder = tempfile::tempdir().unwrap();
         let memory = discovery::Memory::at(folder.path());
         for proxy in &proxies[..paths] {
-            memory.learned(&NAME.parse().unwrap(), proxy.address);
+            memory.learned(&NAME.parse().unwrap(), proxy.address, &discovery::Surroundings::look());
         }
         let finder = discovery::FinderOptions { mdns: false, dns: false, memory: Some(memory), ..Default::default() };
         let trust = transport::tls::Trust::system().trust_pem(chain.as_bytes()).unwrap();

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -89,10 +90,22 @@ impl Served {
         Endpoint::from_static("https://machine").connect_with_connector(connect).await.expect("a channel")
     }
 
-    /// TLS that trusts this machine alone, with HTTP/2.
+    /// TLS that trusts this machine alone, with HTTP/2. Both sides of a bench resume sessions that either has had.
     pub fn tls(&self) -> TlsConnector {
-        let trust = Trust::default().trust_ca(&self.folder.path().join("ca.pem")).expect("a certificate");
-        TlsConnector::from(trust.client_config().expect("a configuration"))
+        connector(&self.folder.path().join("ca.pem"))
+    }
+
+    /// A file with the machine's certificate authority for somebody who was never here: with an authority of its own beside it, so that no TLS
+    /// session can be resumed.
+    pub fn stranger(&self, which: usize) -> PathBuf {
+        // A process keeps eight sets of trusted certificates.
+        let path = self.folder.path().join(format!("stranger-{}.pem", which % 16));
+        if !path.exists() {
+            let ours = std::fs::read_to_string(self.folder.path().join("ca.pem")).expect("a certificate");
+            let other = rcgen::generate_simple_self_signed(vec!["nobody".to_owned()]).expect("a certificate");
+            std::fs::write(&path, ours + &other.cert.pem()).expect("written");
+        }
+        path
     }
 }
 
@@ -100,6 +113,12 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+/// TLS with HTTP/2 that trusts what is in a file.
+pub fn connector(ca: &Path) -> TlsConnector {
+    let trust = Trust::default().trust_ca(ca).expect("a certificate");
+    TlsConnector::from(trust.client_config().expect("a configuration"))
 }
 
 /// The header of somebody who knows the key.
