@@ -124,7 +124,8 @@ pub trait Peer: Send {
     fn add_local(&mut self, candidate: LocalCandidate, now: Instant) -> Option<String>;
     /// Adds an address of the peer's.
     fn add_remote(&mut self, candidate: &::is::Candidate, now: Instant);
-    /// Gives up the candidates of this pair that the other pair does not share, so that the other one is selected.
+    /// Selects the other pair, and gives up the candidate of this one that the other does not share, so that it is not nominated again.
+    /// For the controlling side; the other side follows the data.
     fn leave_pair(&mut self, pair: CandidatePair, for_other: CandidatePair, now: Instant);
     /// The pairs that may be tried, at most 32.
     fn pairs(&self) -> Vec<CandidatePair>;

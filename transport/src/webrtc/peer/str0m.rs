@@ -118,6 +118,9 @@ pub struct Str0m {
     selected: Option<Path>,
     /// Where DTLS last came from, for the time before a pair is selected.
     answered: Option<Path>,
+    /// The number of the newest record whose contents were taken, and whether any were of the datagram in hand.
+    newest: u64,
+    taken: bool,
     heard: BTreeSet<SocketAddr>,
     out: Outbox,
     events: VecDeque<Event>,
@@ -192,6 +195,8 @@ impl Str0m {
             sctp: Sctp::new(),
             selected: None,
             answered: None,
+            newest: 0,
+            taken: false,
             heard: BTreeSet::new(),
             out: Outbox::default(),
             events: VecDeque::new(),
@@ -270,15 +275,32 @@ impl Str0m {
         while let Some(event) = self.ice.poll_event() {
             match event {
                 IceAgentEvent::NominatedSend { source, destination, .. } => {
-                    let path = Path { local: source, remote: destination };
-                    if self.selected.replace(path) != Some(path) {
-                        self.events.push_back(Event::Selected(self.pair(path)));
-                    }
+                    self.select(Path { local: source, remote: destination });
                 }
                 IceAgentEvent::DiscoveredRecv { source, .. } if self.heard.len() < MAX_HEARD => {
                     self.heard.insert(source);
                 }
                 _ => {}
+            }
+        }
+    }
+
+    fn select(&mut self, path: Path) {
+        if self.selected.replace(path) != Some(path) {
+            self.events.push_back(Event::Selected(self.pair(path)));
+        }
+    }
+
+    /// Which pair carries traffic is the controlling side's choice, and where its data comes from tells it: nominations stay with the
+    /// best pair that once worked. Only the newest record counts (as in RFC 9000 section 9.3), so what was late on the old pair does
+    /// not lead back there.
+    fn follow(&mut self, path: Path, datagram: &[u8]) {
+        // Epoch and sequence number of a DTLS 1.2 record.
+        let Some(number) = datagram.get(3..11).and_then(|n| n.try_into().ok()).map(u64::from_be_bytes) else { return };
+        if number > self.newest {
+            self.newest = number;
+            if self.selected.is_some() && !self.ice.controlling() {
+                self.select(path);
             }
         }
     }
@@ -306,7 +328,10 @@ impl Str0m {
                         self.out.push(path, packet);
                     }
                 }
-                Output::ApplicationData(packet) => self.sctp.handle_packet(packet, now),
+                Output::ApplicationData(packet) => {
+                    self.taken = true;
+                    self.sctp.handle_packet(packet, now);
+                }
                 Output::PeerCert(certificate) if self.expected != Some(sha256(certificate)) => {
                     return self.end(Ended::Impostor);
                 }
@@ -466,6 +491,8 @@ impl Peer for Str0m {
             self.ice.invalidate_candidate(&candidate);
             self.run_ice(now);
         }
+        // What ICE takes for the best of the rest may be as dead; this one has just answered.
+        self.select(Path { local: for_other.local.address, remote: for_other.remote.address });
     }
 
     fn pairs(&self) -> Vec<CandidatePair> {
@@ -512,12 +539,17 @@ impl Peer for Str0m {
             }
             // Only from addresses that have shown the ICE password.
             Some(20..=63) if self.active.is_some() && !self.closed && self.heard.contains(&remote) => {
-                self.answered = Some(Path { local, remote });
+                let path = Path { local, remote };
+                self.answered = Some(path);
+                self.taken = false;
                 let fed = self.dtls.handle_timeout(now).and_then(|()| self.dtls.handle_packet(datagram));
                 if let Err(e) = fed {
                     self.end(Ended::Dtls(e.to_string()));
                 }
                 self.drain_dtls(now);
+                if self.taken {
+                    self.follow(path, datagram);
+                }
             }
             _ => {}
         }

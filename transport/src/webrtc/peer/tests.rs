@@ -24,6 +24,8 @@ struct Net {
     /// Of 256 packets.
     loss: u8,
     seed: u64,
+    /// Nothing passes in this one of the two networks.
+    cut: Option<usize>,
     flying: VecDeque<Packet>,
     events: [Vec<Event>; 2],
 }
@@ -57,7 +59,8 @@ impl Net {
                 }
             }
         }
-        Self { peers: [near, far], now, delay, loss, seed, flying: VecDeque::new(), events: [const { Vec::new() }; 2] }
+        let events = [const { Vec::new() }; 2];
+        Self { peers: [near, far], now, delay, loss, seed, cut: None, flying: VecDeque::new(), events }
     }
 
     fn lost(&mut self) -> bool {
@@ -81,8 +84,9 @@ impl Net {
     }
 
     fn send(&mut self, from: usize, local: SocketAddr, remote: SocketAddr, bytes: Vec<u8>) {
-        let network = |a: SocketAddr| a.to_string().split('.').nth(1).map(str::to_owned);
-        if network(local) == network(remote) && !self.lost() {
+        let network = |a: SocketAddr| a.to_string().split('.').nth(1).and_then(|n| n.parse::<usize>().ok());
+        let passes = network(local) == network(remote) && network(local) != self.cut;
+        if passes && !self.lost() {
             let at = self.now + self.delay;
             self.flying.push_back(Packet { at, to: 1 - from, local: remote, remote: local, bytes });
         }
@@ -178,6 +182,72 @@ fn a_lost_message_is_repeated_within_half_a_second() {
         got.iter().all(|g| *g)
     });
     assert!(took.is_some_and(|t| t <= Duration::from_millis(500)), "{took:?}");
+}
+
+impl Net {
+    /// The pair that a side has selected last, and which of the two networks it is in.
+    fn selected(&self, side: usize) -> (CandidatePair, usize) {
+        let pair = self.events[side].iter().rev().find_map(|event| match event {
+            Event::Selected(pair) => Some(*pair),
+            _ => None,
+        });
+        let pair = pair.expect("selected");
+        let network = [NEAR, FAR][side].iter().position(|a| address(a) == pair.local.address).expect("known");
+        (pair, network)
+    }
+
+    /// Moves the caller to the other network.
+    fn move_caller(&mut self) {
+        let (pair, network) = self.selected(0);
+        let other = self.peers[0]
+            .pairs()
+            .into_iter()
+            .find(|p| (p.local.address, p.remote.address) == (address(NEAR[1 - network]), address(FAR[1 - network])));
+        let now = self.now;
+        self.peers[0].leave_pair(pair, other.expect("a pair there"), now);
+    }
+}
+
+#[test]
+fn both_directions_follow_a_caller_that_leaves_a_dead_pair() {
+    let mut net = Net::new(Duration::from_millis(5), 0, 1);
+    net.open().expect("open");
+    net.ping(Duration::from_secs(1)).expect("there");
+    let (_, dead) = net.selected(0);
+    assert_eq!(net.selected(1).1, dead, "both on the same");
+    net.cut = Some(dead);
+    net.move_caller();
+    let took = net.ping(Duration::from_secs(5)).expect("over the other network");
+    // The caller's message takes 5 ms. The answerer's first went the old way and is repeated after its timeout.
+    assert!(took <= Duration::from_millis(400), "{took:?}");
+    assert_eq!([net.selected(0).1, net.selected(1).1], [1 - dead; 2]);
+    let took = net.ping(Duration::from_secs(1)).expect("there");
+    assert!(took <= Duration::from_millis(10), "{took:?}");
+}
+
+#[test]
+fn what_is_late_on_the_old_pair_does_not_lead_back_there() {
+    let mut net = Net::new(Duration::from_millis(5), 0, 1);
+    net.open().expect("open");
+    net.ping(Duration::from_secs(1)).expect("there");
+    net.run(Duration::from_millis(100), |_| false);
+    let (_, old) = net.selected(0);
+    net.peers[0].write(&Bytes::from_static(b"late")).expect("open");
+    net.exchange();
+    let mut late = std::mem::take(&mut net.flying);
+    assert!(!late.is_empty());
+    net.move_caller();
+    net.peers[0].write(&Bytes::from_static(b"newer")).expect("open");
+    net.run(Duration::from_millis(50), |net| net.selected(1).1 != old).expect("follows");
+    late.iter_mut().for_each(|packet| packet.at = net.now);
+    net.flying.extend(late);
+    let mut got = Vec::new();
+    net.run(Duration::from_millis(100), |net| {
+        got.extend(net.peers[1].read());
+        got.len() == 2
+    });
+    assert_eq!(got, [Bytes::from_static(b"late"), Bytes::from_static(b"newer")]);
+    assert_eq!(net.selected(1).1, 1 - old);
 }
 
 #[test]
