@@ -40,6 +40,8 @@ mod relay;
 pub mod sdp;
 #[cfg(feature = "webrtc")]
 mod socket;
+#[cfg(feature = "webrtc")]
+mod stall;
 #[cfg(all(test, feature = "webrtc"))]
 mod tests;
 

@@ -15,6 +15,9 @@ use super::channel::{BURST, OUTGOING};
 use super::mux::{Callee, Caller, Event, Opened};
 use crate::CloseReason;
 
+/// Received messages that are taken under one lock.
+const TURN: usize = 16;
+
 /// Either side's calls.
 pub(super) trait Mux: Send + 'static {
     fn handle_packet(&mut self, packet: &Bytes, now: Instant);
@@ -194,17 +197,20 @@ impl<M: Mux> Port<M> {
         false
     }
 
-    /// Takes a message and what came with it.
+    /// Takes a message and what came with it, at most [`TURN`] in all: whoever has a beat to send waits for the same lock.
     fn receive(&self, first: Bytes, incoming: &mut mpsc::Receiver<Bytes>) -> bool {
         let now = now();
         let elapsed = u64::try_from((now - self.started).as_nanos()).unwrap_or(u64::MAX);
         self.last_read.store(elapsed, Ordering::Relaxed);
         self.with(|state| {
             let mut next = Some(first);
-            while let Some(packet) = next {
+            for taken in 1..=TURN {
+                let Some(packet) = next.take() else { return };
                 self.read.fetch_add(packet.len() as u64, Ordering::Relaxed);
                 state.mux.handle_packet(&packet, now);
-                next = if state.mux.wants_packets() { incoming.try_recv().ok() } else { None };
+                if taken < TURN && state.mux.wants_packets() {
+                    next = incoming.try_recv().ok();
+                }
             }
         });
         false
@@ -276,11 +282,11 @@ pub(super) async fn run<M: Mux>(
         if over {
             let broken = || CloseReason::Broken("the peer connection's driver is gone".into());
             let why = closed.borrow().clone().unwrap_or_else(broken);
-            if !matches!(why, CloseReason::Severed(_))
-                && let Ok(message) = incoming.try_recv()
-            {
+            if !matches!(why, CloseReason::Severed(_)) {
                 // Answers that came before the end count.
-                port.receive(message, &mut incoming);
+                while let Ok(message) = incoming.try_recv() {
+                    port.receive(message, &mut incoming);
+                }
             }
             return why;
         }
