@@ -290,9 +290,56 @@ fn a_lapse_is_counted_from_the_last_answered_beat() {
     let seen = rig.take();
     assert!(seen.contains(&Out::Event(Event::Lapsed { id: ID })));
     assert!(rig.now - before >= W);
-    assert!(matches!(seen.last(), Some(Out::Event(Event::Stopped(s))) if s.what == BTreeSet::from(["m1"]) && !s.told));
+    let stopped =
+        |o: &Out<_>| matches!(o, Out::Event(Event::Stopped(s)) if s.what == BTreeSet::from(["m1"]) && !s.told);
+    assert!(seen.iter().any(stopped));
     rig.pass_silently(W * 3);
     assert_eq!(rig.beats(), [], "the id is never beaten again");
+}
+
+/// At the machine it may live on: commands extended it whose answers were lost. What is still on its way in it must not run after a Stop, nor in
+/// the middle of what comes next.
+#[test]
+fn s94_a_session_that_lapsed_here_is_ended_at_the_machine_before_there_is_another() {
+    let mut rig = Rig::live(true);
+    rig.motion("m1");
+    rig.pass_silently(W + W / 5);
+    let seen = rig.take();
+    let lapsed = seen.iter().position(|o| *o == Out::Event(Event::Lapsed { id: ID })).expect("it lapsed");
+    let ends = |o: &Out<_>| match o {
+        Out::Beat { attempt, letter, .. } if letter.order.as_ref().is_some_and(|o| o.end) => Some(*attempt),
+        _ => None,
+    };
+    let ending = seen[lapsed..].iter().find_map(ends).expect("the machine is told");
+    let stop = rig.client.issue("m1", Kind::Stop, rig.now);
+    rig.drain();
+    let of_old = rig.seen.iter().any(|o| {
+        matches!(o, Out::SendStop { call, letter: Some(l), .. } if *call == stop && l.session == ID && l.order.is_some())
+    });
+    assert!(of_old, "a Stop overtakes what was sent in the session that lapsed");
+    rig.motion("m1");
+    assert_eq!(rig.starts(), [], "no session while the last one may live on");
+    rig.client.handle_beat(ending, Ok(()), rig.now);
+    assert_eq!(rig.starts().len(), 1);
+}
+
+#[test]
+fn a_machine_that_does_not_say_that_the_last_session_ended_gets_no_commands() {
+    let mut rig = Rig::live(true);
+    rig.pass_silently(W + W / 5);
+    rig.take();
+    // Over another route it is told again; that route's answer counts.
+    rig.client.handle_link(B, LinkState::Primary, rig.now);
+    let (ending, link, letter) = rig.beats().pop().expect("the machine is told again");
+    assert!(link == B && letter.order.is_some_and(|order| order.end));
+    let call = rig.motion("m1");
+    rig.client.handle_beat(ending, Err(BeatError::Unanswered), rig.now);
+    assert_eq!(rig.failed(), [(call, Failure::NotConnected { lapses: None })]);
+    rig.take();
+    rig.motion("m1");
+    let again = rig.beats().pop().expect("the next call asks again").0;
+    rig.client.handle_beat(again, Err(BeatError::Expired(None)), rig.now);
+    assert_eq!(rig.starts().len(), 1);
 }
 
 #[test]

@@ -169,11 +169,11 @@ impl<C: Ord + Clone> ClientSession<C> {
         self.outputs.push_back(ClientOutput::Send { call, letter });
     }
 
-    /// The machine keeps no session that beats could hold: calls go without.
+    /// The machine keeps no session that beats could hold: calls go without, as soon as there is a route.
     pub(super) fn send_parked_without_session(&mut self) {
         debug_assert_eq!(self.lease, Lease::Idle);
-        for call in self.parked() {
-            self.send(call);
+        if self.primary().is_some() {
+            self.send_parked(None);
         }
     }
 

@@ -36,6 +36,15 @@ pub(super) struct Live {
     doubtful: bool,
 }
 
+/// A session that lapsed by this end's clock. At a machine that takes order it may live on: what reached that machine since, and was not answered
+/// here, has extended it, and commands that are still on their way in it would run. So it is ended before there is another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ending {
+    pub(super) live: Live,
+    /// The beat that says so, while it is out.
+    attempt: Option<(Attempt, Link)>,
+}
+
 impl Lease {
     pub(super) fn live(&self) -> Option<&Live> {
         match self {
@@ -65,16 +74,55 @@ impl<C: Ord + Clone> ClientSession<C> {
     /// What is over is over before anything else is looked at.
     pub(super) fn expire(&mut self, now: Instant) {
         if self.lease.lapses().is_some_and(|at| at <= now) {
-            if let Some(live) = self.lease.live() {
-                let id = live.id;
-                self.event(Event::Lapsed { id });
+            let over = self.lease.live().copied();
+            if let Some(live) = over {
+                self.event(Event::Lapsed { id: live.id });
             }
             self.lapse(None, now);
+            self.ending = over.filter(|live| live.ordered).map(|live| Ending { live, attempt: None });
+            self.end_lapsed();
         }
+    }
+
+    /// Tells the machine that the session which lapsed here is over, where a route is there to tell it.
+    pub(super) fn end_lapsed(&mut self) {
+        let (Some(Ending { live, attempt: None }), Some(link)) = (self.ending, self.primary()) else { return };
+        let letter = self.letter_of(live, true);
+        self.next += 1;
+        let attempt = Attempt(self.next);
+        self.ending = Some(Ending { live, attempt: Some((attempt, link)) });
+        self.outputs.push_back(ClientOutput::Beat { attempt, link, letter });
+    }
+
+    /// The same on a new route, whose answer counts.
+    pub(super) fn end_lapsed_again(&mut self) {
+        if let Some(ending) = &mut self.ending {
+            ending.attempt = None;
+            self.end_lapsed();
+        }
+    }
+
+    /// Whether it is over at the machine too. If nobody answers, the calls that wait fail, and the next one asks again.
+    fn handle_ended(&mut self, link: Link, answered: bool, now: Instant) {
+        if answered {
+            self.ending = None;
+        } else {
+            if let Some(ending) = &mut self.ending {
+                ending.attempt = None;
+            }
+            let next = self.swapping || self.primary().is_some_and(|primary| primary != link);
+            if !next {
+                self.fail_all_parked(&Failure::NotConnected { lapses: None });
+            }
+        }
+        self.flush(now);
     }
 
     /// Asks for a session where there is none and somebody needs one.
     pub(super) fn want_session(&mut self, now: Instant) {
+        if self.ending.is_some() {
+            return self.end_lapsed();
+        }
         let old = match self.lease {
             Lease::Idle => None,
             Lease::Live(live) if live.doubtful => Some(live),
@@ -159,7 +207,12 @@ impl<C: Ord + Clone> ClientSession<C> {
     /// Beats on the primary, and for a while on the link that answers instead of it.
     pub(super) fn beat_everywhere(&mut self, now: Instant) {
         let Lease::Live(live) = self.lease else { return };
-        if !self.counts_as_alive(now) || self.closed {
+        if self.closed {
+            return;
+        }
+        if !self.counts_as_alive(now) {
+            // One that was due while the program was silent is due again as soon as it says something, and not before.
+            self.last_beat = self.last_beat.max(now.checked_sub(live.window / 5));
             return;
         }
         self.last_beat = Some(now);
@@ -194,7 +247,11 @@ impl<C: Ord + Clone> ClientSession<C> {
     /// Tells the machine at once that calls were given up: what it holds of them is to end. On the primary, and on any other link only as long
     /// as beats go there: each is a beat too.
     pub(super) fn tell_given_up(&mut self, now: Instant) {
-        let Some(live) = self.lease.live().filter(|live| live.ordered) else { return };
+        let Some(live) = self.lease.live().filter(|live| live.ordered) else {
+            // Its end has told all of it.
+            self.tell_at = None;
+            return;
+        };
         let hedge = self.hedge_for(live.window, now);
         if let Some(next) = self.last_told.map(|last| last + TELLING).filter(|next| *next > now) {
             self.tell_at = Some(next);
@@ -209,6 +266,9 @@ impl<C: Ord + Clone> ClientSession<C> {
     /// A beat was answered, or not.
     pub fn handle_beat(&mut self, of: Attempt, result: Result<(), BeatError<C>>, now: Instant) {
         self.expire(now);
+        if let Some((_, link)) = self.ending.and_then(|ending| ending.attempt).filter(|(attempt, _)| *attempt == of) {
+            return self.handle_ended(link, result != Err(BeatError::Unanswered), now);
+        }
         let Some((sent, link)) = self.beats.remove(&of) else { return };
         let on_primary = self.primary() == Some(link);
         let live = match &mut self.lease {
@@ -255,8 +315,11 @@ impl<C: Ord + Clone> ClientSession<C> {
         }
     }
 
-    /// For a message that belongs to no session: none, or one of the live session.
+    /// For a message that needs no session: that of the live one, or of one that is being ended and whose commands a Stop has to overtake.
     pub(super) fn letter_if_live(&mut self) -> Option<Letter> {
-        if matches!(self.lease, Lease::Live(_)) { self.letter(false) } else { None }
+        match (self.lease, self.ending) {
+            (Lease::Live(live), _) | (Lease::Idle, Some(Ending { live, .. })) => Some(self.letter_of(live, false)),
+            _ => None,
+        }
     }
 }

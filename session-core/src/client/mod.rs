@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use crate::{Order, SessionId};
 use calls::Motion;
-use lease::Lease;
+use lease::{Ending, Lease, Live};
 use stops::Stop;
 pub use types::*;
 
@@ -36,6 +36,7 @@ pub struct ClientSession<C> {
     options: ClientOptions,
     key: u64,
     lease: Lease,
+    ending: Option<Ending>,
     /// Numbers of this key; they go on from session to session.
     number: u64,
     next: u64,
@@ -73,6 +74,7 @@ impl<C: Ord + Clone> ClientSession<C> {
             options,
             key,
             lease: Lease::Idle,
+            ending: None,
             number: 0,
             next: 0,
             links: BTreeMap::new(),
@@ -135,7 +137,7 @@ impl<C: Ord + Clone> ClientSession<C> {
 
     /// Whether the machine takes order, once that is known.
     pub fn is_ordered(&self) -> bool {
-        self.lease.live().is_some_and(|live| live.ordered)
+        self.ending.is_some() || self.lease.live().is_some_and(|live| live.ordered)
     }
 
     /// Motion calls that are out and unanswered.
@@ -232,11 +234,14 @@ impl<C: Ord + Clone> ClientSession<C> {
             let stale: BTreeSet<_> = out.filter(|on| *on != link).collect();
             for on in stale {
                 self.stray.remove(&on);
+                self.links.remove(&on);
+                self.stop_links_gone(on);
                 self.outputs.push_back(ClientOutput::Abort(on));
             }
         }
         self.lease.proven();
         self.beat(link, false, now);
+        self.end_lapsed_again();
         self.stops_on(link, now);
     }
 
@@ -252,13 +257,17 @@ impl<C: Ord + Clone> ClientSession<C> {
     /// The headers of a new message of the session; nothing where there is none.
     fn letter(&mut self, end: bool) -> Option<Letter> {
         let live = *self.lease.live()?;
+        Some(self.letter_of(live, end))
+    }
+
+    fn letter_of(&mut self, live: Live, end: bool) -> Letter {
         let order = live.ordered.then(|| {
             self.number += 1;
             let wanted = self.motions.values().filter_map(Motion::number);
             let open = wanted.chain(self.stops.values().filter_map(Stop::number)).collect();
             Order { key: self.key, number: self.number, open, end }
         });
-        Some(Letter { session: live.id, order })
+        Letter { session: live.id, order }
     }
 
     fn fail(&mut self, call: Call, why: Failure<C>) {

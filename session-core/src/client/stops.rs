@@ -128,7 +128,9 @@ impl<C: Ord + Clone> ClientSession<C> {
             return self.flush(now);
         }
         if stop.answered {
-            self.stops.remove(&call);
+            if stop.again.is_none() && stop.out.is_empty() {
+                self.stops.remove(&call);
+            }
             return self.flush(now);
         }
         let (component, ordered) = (stop.component.clone(), stop.is_ordered());
@@ -147,11 +149,14 @@ impl<C: Ord + Clone> ClientSession<C> {
         let followed = self.motions.values().any(|m| component.as_ref().is_none_or(|c| *c == m.component));
         self.outputs.push_back(ClientOutput::StopDone(call));
         let Some(stop) = self.stops.get_mut(&call) else { return };
-        if followed || ordered || stop.letter.is_none() {
+        let over = followed || ordered || stop.letter.is_none();
+        if over && (ordered || stop.out.is_empty()) {
             self.stops.remove(&call);
         } else {
             let window = stop.until.saturating_duration_since(now).max(Duration::from_millis(1));
-            (stop.answered, stop.again) = (true, Some(now + window.min(WINDOW) / 5));
+            stop.answered = true;
+            // A copy that is out on another link must not be overtaken by the next command, but nothing is said again.
+            stop.again = if over { None } else { Some(now + window.min(WINDOW) / 5) };
         }
         self.flush(now);
     }
@@ -186,7 +191,10 @@ impl<C: Ord + Clone> ClientSession<C> {
             stop.out.clear();
             self.send_stop(call, now);
         } else if stop.confirmed {
-            self.stops.remove(&call);
+            (stop.answered, stop.again) = (true, None);
+            if stop.out.is_empty() {
+                self.stops.remove(&call);
+            }
             self.outputs.push_back(ClientOutput::StopDone(call));
         }
     }
