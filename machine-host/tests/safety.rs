@@ -243,7 +243,7 @@ async fn s90_a_copy_gets_the_reply_of_the_first() {
 async fn a_callers_stop_is_answered_when_its_driver_has_returned() {
     let machine = Machine::new(&[("m1", Manner::Well), ("m2", Manner::Panics)]);
     let id = machine.session(1);
-    assert_eq!(machine.safety.stop(call(Some(id), "m1", None), false, vec![]).done().await, Some(vec![]));
+    assert_eq!(machine.safety.stop(call(Some(id), "m1", None), false, vec![]).done().await, Ok(vec![]));
     assert_eq!(machine.stopped().0, "m1");
     let failed = machine.safety.stop(call(Some(id), "", None), true, vec![]).done().await.expect("it ran");
     assert_eq!(failed, [FailedStop { resource: motor("m2"), error: "its driver panicked".to_owned() }]);

@@ -3,7 +3,8 @@
 mod rig;
 
 use rig::{ALICE, BOB, Call, Rig, W, in_session, ms, numbered, order};
-use session_core::registry::{Admitted, MachineOutput, Outcome, Refused, Shut, Why};
+use session_core::Order;
+use session_core::registry::{Admitted, MachineOutput, Outcome, Past, Refused, Shut, Why};
 
 #[test]
 fn s89_a_call_given_up_is_refused_when_it_arrives() {
@@ -46,7 +47,7 @@ fn s90_copies_run_once_and_share_their_outcome() {
     rig.registry.beat(id, &ALICE, Some(&order(2, &[])), rig.now).expect("alive");
     rig.settle();
     assert!(rig.seen.contains(&MachineOutput::Forget(ticket)));
-    assert_eq!(rig.admit("m1", numbered(id, 1, &[])), Err(Refused::GivenUp));
+    assert_eq!(rig.admit("m1", numbered(id, 1, &[])), Err(Refused::MayHaveRun), "NOT_RUN is said of what never was");
 }
 
 #[test]
@@ -57,7 +58,7 @@ fn s90_a_number_that_was_given_up_never_comes_back_whatever_a_later_list_says() 
     rig.done(ticket);
     rig.registry.beat(id, &ALICE, Some(&order(2, &[])), rig.now).expect("alive");
     rig.registry.beat(id, &ALICE, Some(&order(3, &[1, 2])), rig.now).expect("alive");
-    assert_eq!(rig.admit("m1", numbered(id, 1, &[])), Err(Refused::GivenUp));
+    assert_eq!(rig.admit("m1", numbered(id, 1, &[])), Err(Refused::MayHaveRun));
 }
 
 #[test]
@@ -105,11 +106,11 @@ fn s94_nothing_admitted_before_a_stop_moves_after_it() {
     rig.clear();
     rig.command("base", numbered(id, 3, &[2]));
     // A late copy of the Stop is answered and does nothing.
-    assert_eq!(rig.stop("base", numbered(id, 2, &[1])), Admitted::Over { ran: true });
+    assert_eq!(rig.stop("base", numbered(id, 2, &[1])), Admitted::Over(Past::Succeeded));
     assert_eq!(rig.stopped(), [""; 0]);
     // One that is no longer open and never ran does nothing either.
     rig.registry.beat(id, &ALICE, Some(&order(9, &[])), rig.now).expect("alive");
-    assert_eq!(rig.stop("base", numbered(id, 7, &[])), Admitted::Over { ran: false });
+    assert_eq!(rig.stop("base", numbered(id, 7, &[])), Admitted::Over(Past::NotRun));
 }
 
 #[test]
@@ -124,6 +125,38 @@ fn s94_a_copy_of_a_running_stop_waits_and_a_failed_one_runs_again() {
     rig.settle();
     rig.hanging.clear();
     assert!(matches!(rig.stop("m1", numbered(id, 1, &[])), Admitted::Run(other) if other != ticket));
+}
+
+#[test]
+fn s94_a_stop_that_failed_and_was_given_up_may_have_run() {
+    let mut rig = Rig::new();
+    let id = rig.session(ALICE);
+    rig.failing.insert("m1");
+    rig.stop("m1", numbered(id, 1, &[]));
+    rig.settle();
+    rig.hanging.insert("m2");
+    rig.stop("m2", numbered(id, 2, &[1]));
+    // Neither is wanted any more: the one failed, and the other is inside its driver.
+    rig.registry.beat(id, &ALICE, Some(&order(4, &[])), rig.now).expect("alive");
+    rig.clear();
+    assert_eq!(rig.stop("m1", numbered(id, 1, &[])), Admitted::Over(Past::MayHaveRun));
+    assert_eq!(rig.stop("m2", numbered(id, 2, &[1])), Admitted::Over(Past::MayHaveRun));
+    assert_eq!(rig.stop("m1", numbered(id, 3, &[])), Admitted::Over(Past::NotRun), "this one never arrived");
+    assert_eq!(rig.stopped(), [""; 0]);
+}
+
+#[test]
+fn what_is_not_remembered_any_more_may_have_run() {
+    let mut rig = Rig::new();
+    let id = rig.session(ALICE);
+    for number in 1..=Order::MAX_OPEN as u64 + 1 {
+        let ticket = rig.run("m1", numbered(id, 2 * number, &[]));
+        rig.done(ticket);
+    }
+    rig.registry.beat(id, &ALICE, Some(&order(999, &[])), rig.now).expect("alive");
+    assert_eq!(rig.admit("m1", numbered(id, 1, &[])), Err(Refused::MayHaveRun), "it is older than what is remembered");
+    assert_eq!(rig.admit("m1", numbered(id, 2, &[])), Err(Refused::MayHaveRun));
+    assert_eq!(rig.admit("m1", numbered(id, 5, &[])), Err(Refused::GivenUp), "it never came");
 }
 
 #[test]

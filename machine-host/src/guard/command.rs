@@ -193,7 +193,7 @@ impl Guard {
         if stopping.runs {
             before.iter().for_each(|operation| self.machine.operations.cancel(operation.id));
         }
-        let failed = stopping.done().await.ok_or_else(refusal::stop_over)?;
+        let failed = stopping.done().await.map_err(refusal::stop_over)?;
         let held = |holder| self.machine.safety.holds(holder);
         if !held(caller.otherwise()) && !sid.is_some_and(|id| held(Holder::Session(id))) {
             caller.peer.hold(None);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use machine_api::google::rpc::{ErrorInfo, Status as RpcStatus};
 use machine_api::{ERROR_DOMAIN, MAY_HAVE_RUN, NOT_RUN, SESSION_EXPIRED};
 use prost::Message;
-use session_core::registry::{NoSession, Refused, Shut, Why};
+use session_core::registry::{NoSession, Past, Refused, Shut, Why};
 use tonic::{Code, Status};
 
 use crate::safety::FailedStop;
@@ -48,9 +48,19 @@ pub(super) fn stop_failed(failed: &[FailedStop]) -> Status {
     Status::internal(failed.iter().map(text).collect::<Vec<_>>().join("; "))
 }
 
-/// A Stop that its caller gave up before it arrived.
-pub(crate) fn stop_over() -> Status {
-    detailed(Code::Aborted, "not run: its caller gave this Stop up before it arrived", NOT_RUN, &[])
+/// A Stop whose caller gave it up, and which is not known to have succeeded.
+pub(crate) fn stop_over(past: Past) -> Status {
+    match past {
+        Past::NotRun => {
+            detailed(Code::Aborted, "not run: its caller gave this Stop up before it arrived", NOT_RUN, &[])
+        }
+        _ => detailed(
+            Code::Aborted,
+            "this Stop was given up after it had begun, and is not known to have succeeded",
+            MAY_HAVE_RUN,
+            &[],
+        ),
+    }
 }
 
 /// The status that tells a client its session is gone: the message is exactly what existing clients look for; details go to the session's

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prost_types::Struct;
-use session_core::registry::{Admitted, Incoming, Outcome, Refused, Shut, Slot, Ticket, Why};
+use session_core::registry::{Admitted, Incoming, Outcome, Past, Refused, Shut, Slot, Ticket, Why};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
@@ -83,16 +83,17 @@ pub struct Stopping {
 }
 
 enum StopOutcome {
-    Over { ran: bool },
+    Over(Past),
     Waits(oneshot::Receiver<Vec<FailedStop>>),
 }
 
 impl Stopping {
-    /// Waits for the drivers. Those that failed; `None` for a Stop that had nothing left to do and never ran.
-    pub async fn done(self) -> Option<Vec<FailedStop>> {
+    /// Waits for the drivers. Those that failed; an error for a Stop that had nothing left to do and is not known to have succeeded.
+    pub async fn done(self) -> Result<Vec<FailedStop>, Past> {
         match self.outcome {
-            StopOutcome::Over { ran } => ran.then(Vec::new),
-            StopOutcome::Waits(done) => done.await.ok(),
+            StopOutcome::Over(Past::Succeeded) => Ok(Vec::new()),
+            StopOutcome::Over(past) => Err(past),
+            StopOutcome::Waits(done) => done.await.map_err(|_| Past::MayHaveRun),
         }
     }
 
@@ -270,7 +271,7 @@ pub(super) fn admit(
             Some(known) => Ok(Admission::Copy(Call(known.subscribe()))),
             None => Err(Refused::MayHaveRun),
         },
-        Admitted::Over { .. } => Err(Refused::MayHaveRun),
+        Admitted::Over(_) => Err(Refused::MayHaveRun),
     })
 }
 
@@ -302,7 +303,7 @@ fn begin_stop(
     let (ticket, runs) = match state.registry.stop(call, all, now) {
         Admitted::Run(ticket) => (ticket, true),
         Admitted::Copy(ticket) => (ticket, false),
-        Admitted::Over { ran } => return Stopping { runs: false, outcome: StopOutcome::Over { ran } },
+        Admitted::Over(past) => return Stopping { runs: false, outcome: StopOutcome::Over(past) },
     };
     // What a copy says again its first has said: it must not wait for the next Stop, of somebody else. The drivers are called when the
     // registry's outputs are drained, after this.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::gates::Call;
 use super::order::Standing;
 use super::stops::WaitingStop;
-use super::{Admitted, Cause, Holder, Incoming, Policy, Refused, SessionRegistry, Ticket, Why};
+use super::{Admitted, Cause, Holder, Incoming, Past, Policy, Refused, SessionRegistry, Ticket, Why};
 use crate::{Order, SessionId};
 
 impl<R: Ord + Clone> SessionRegistry<R> {
@@ -85,8 +85,9 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         match self.standing(id, order, digest) {
             Ok(Standing::New) => None,
             Ok(Standing::Known { ticket, running: true }) => Some(Admitted::Copy(ticket)),
-            Ok(Standing::Known { running: false, .. }) => Some(Admitted::Over { ran: true }),
-            Err(Refused::GivenUp) => Some(Admitted::Over { ran: false }),
+            Ok(Standing::Known { running: false, .. }) => Some(Admitted::Over(Past::Succeeded)),
+            Err(Refused::GivenUp) => Some(Admitted::Over(Past::NotRun)),
+            Err(Refused::MayHaveRun) => Some(Admitted::Over(Past::MayHaveRun)),
             // Whatever else is wrong with its number, a Stop is a Stop.
             Err(_) => None,
         }

@@ -10,6 +10,10 @@ use crate::{Order, SessionId};
 /// keeps a hostile owner from growing memory.
 const MAX_KEYS: usize = 16;
 
+/// Numbers that are remembered as admitted when nothing else of them is: as many as a list may name. Of those before them it is not said any
+/// more that they did not run.
+const MAX_PAST: usize = Order::MAX_OPEN;
+
 /// What is kept of one client process in one session.
 pub(super) struct Ordered<R> {
     newest: u64,
@@ -18,6 +22,10 @@ pub(super) struct Ordered<R> {
     /// The number of the newest StopAll.
     highest_of_all: u64,
     numbered: BTreeMap<u64, Numbered>,
+    /// What was admitted and left the list since: a late copy of it may not be told that it did not run.
+    past: BTreeSet<u64>,
+    /// Everything up to here may have been.
+    past_below: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -50,7 +58,22 @@ impl<R> Default for Ordered<R> {
             highest: BTreeMap::new(),
             highest_of_all: 0,
             numbered: BTreeMap::new(),
+            past: BTreeSet::new(),
+            past_below: 0,
         }
+    }
+}
+
+impl<R> Ordered<R> {
+    fn note_admitted(&mut self, number: u64) {
+        self.past.insert(number);
+        if self.past.len() > MAX_PAST {
+            self.past_below = self.past.pop_first().unwrap_or(0).max(self.past_below);
+        }
+    }
+
+    fn was_admitted(&self, number: u64) -> bool {
+        number <= self.past_below || self.past.contains(&number)
     }
 }
 
@@ -102,7 +125,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
             };
         }
         if order.number < kept.newest && !kept.open.contains(&order.number) {
-            return Err(Refused::GivenUp);
+            return Err(if kept.was_admitted(order.number) { Refused::MayHaveRun } else { Refused::GivenUp });
         }
         Ok(Standing::New)
     }
@@ -124,6 +147,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         resources: Option<&[R]>,
     ) {
         let Some(kept) = self.sessions.get_mut(id).and_then(|s| s.keys.get_mut(&order.key)) else { return };
+        kept.note_admitted(order.number);
         kept.numbered.insert(order.number, Numbered { ticket, digest, state: State::Running });
         match resources {
             None => kept.highest_of_all = kept.highest_of_all.max(order.number),

@@ -67,11 +67,19 @@ pub enum Admitted {
     Run(Ticket),
     /// It runs or ran already: wait for that ticket's outcome and give it to this caller too.
     Copy(Ticket),
-    /// A Stop with nothing left to do. `ran`: it ran with success and is answered OK; else ABORTED with reason NOT_RUN.
-    Over {
-        /// Whether it ran with success.
-        ran: bool,
-    },
+    /// A Stop with nothing left to do.
+    Over(Past),
+}
+
+/// What became of a Stop that has nothing left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// It ran with success: answered OK.
+    Succeeded,
+    /// It was admitted, and whether it stopped anything is not known any more, or it did not: ABORTED with reason MAY_HAVE_RUN.
+    MayHaveRun,
+    /// Its caller gave it up before it arrived: ABORTED with reason NOT_RUN.
+    NotRun,
 }
 
 /// Why a call is not run.
@@ -83,7 +91,7 @@ pub enum Refused<R> {
     GivenUp,
     /// A later command or Stop of the same client was there first (NOT_RUN).
     Superseded,
-    /// It ran, and its outcome is not kept any more (MAY_HAVE_RUN).
+    /// It was admitted, and its outcome is not kept any more (MAY_HAVE_RUN).
     MayHaveRun,
     /// A copy that differs from the first, or more clients in one session than are kept apart (INVALID_ARGUMENT).
     Differs,

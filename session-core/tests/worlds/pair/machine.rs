@@ -42,8 +42,7 @@ impl World {
                     self.copies.entry(ticket).or_default().push(link);
                 }
             }
-            Ok(Admitted::Over { .. })
-            | Err(Refused::MayHaveRun | Refused::Differs | Refused::Policy | Refused::Closed) => {
+            Ok(Admitted::Over(_)) | Err(Refused::MayHaveRun | Refused::Differs | Refused::Policy | Refused::Closed) => {
                 self.send(link, false, Message::Answered(call, Answer::Done));
             }
             Err(Refused::NoSession(tombstone)) => {
@@ -61,7 +60,7 @@ impl World {
             Admitted::Run(ticket) | Admitted::Copy(ticket) => {
                 self.stops.entry(ticket).or_default().push((link, call, copy))
             }
-            Admitted::Over { ran } => self.send(link, false, Message::Stopped(call, ran, copy)),
+            Admitted::Over(past) => self.send(link, false, Message::Stopped(call, past == Past::Succeeded, copy)),
         }
     }
 

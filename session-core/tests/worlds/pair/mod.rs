@@ -18,7 +18,7 @@ use session_core::client::{
     Started,
 };
 use session_core::registry::{
-    Admitted, Cause, Holder, Incoming, MachineOutput, NoSession, Outcome, Policy, Refused, SessionRegistry, Shut,
+    Admitted, Cause, Holder, Incoming, MachineOutput, NoSession, Outcome, Past, Policy, Refused, SessionRegistry, Shut,
     Ticket,
 };
 use session_core::{Connection, Owner, SessionId};
