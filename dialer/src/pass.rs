@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwapOption;
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::Mutex;
+use transport::header::GRPC_STATUS;
 use transport::{Lane, Link};
 
 use crate::options::{Admit, Admitted};
@@ -74,5 +75,5 @@ impl Pass {
 
 /// A refusal comes as headers alone (UNAUTHENTICATED is 16).
 fn is_unauthenticated(reply: &HeaderMap) -> bool {
-    reply.get("grpc-status").is_some_and(|status| status == "16")
+    reply.get(&GRPC_STATUS).is_some_and(|status| status == "16")
 }

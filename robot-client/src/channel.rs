@@ -7,16 +7,15 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use dialer::{CallPlan, DialClass, MachineChannel};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::Full;
 use machine_api::methods::{self, Class, Method};
-use machine_api::{ORDER_HEADER, SESSION_HEADER};
 use session_core::client::{Answer, Kind, Letter};
 use tonic::{Code, Status};
 use tower::Service;
-use transport::Body;
 use transport::message::{First, first};
 use transport::timeout::grpc_timeout;
+use transport::{Body, header};
 
 use crate::builder::Sessions;
 use crate::robot::Inside;
@@ -45,8 +44,8 @@ impl Service<Request<Body>> for RobotChannel {
         let method = methods::find(request.uri().path());
         if self.0.sessions != Sessions::Manual {
             // Only the session layer writes these.
-            request.headers_mut().remove(SESSION_HEADER);
-            request.headers_mut().remove(ORDER_HEADER);
+            request.headers_mut().remove(&header::SESSION);
+            request.headers_mut().remove(&header::ORDER);
         }
         let automatic = matches!(self.0.sessions, Sessions::Auto | Sessions::Watched(_));
         match method {
@@ -108,7 +107,7 @@ impl Inside {
     /// Calls that may move something without being monitored are held by the session, at a machine that knows what that means.
     fn name_holder(&self, headers: &mut HeaderMap) {
         if let Some(value) = self.session.holder().and_then(|id| HeaderValue::from_str(&id).ok()) {
-            headers.insert(SESSION_HEADER, value);
+            headers.insert(header::SESSION.clone(), value);
         }
     }
 
@@ -184,16 +183,14 @@ impl Inside {
 
 /// Writes what a message carries.
 pub(crate) fn write(letter: Option<&Letter>, headers: &mut HeaderMap) {
-    const SESSION: HeaderName = HeaderName::from_static(SESSION_HEADER);
-    const ORDER: HeaderName = HeaderName::from_static(ORDER_HEADER);
     let Some(letter) = letter else { return };
     if let Ok(value) = HeaderValue::try_from(letter.session.to_string()) {
-        headers.insert(SESSION, value);
+        headers.insert(header::SESSION.clone(), value);
     }
     if let Some(Ok(mut value)) = letter.order.as_ref().map(|order| HeaderValue::try_from(order.to_string())) {
         // No two messages have the same one: it would only push others out of the compression's table.
         value.set_sensitive(true);
-        headers.insert(ORDER, value);
+        headers.insert(header::ORDER.clone(), value);
     }
 }
 
@@ -212,6 +209,7 @@ fn answer(reply: &Result<Response<Body>, Status>) -> Answer<String> {
     let failed;
     let status = match reply {
         // Refusals come as headers alone.
+        Ok(reply) if !reply.headers().contains_key(&header::GRPC_STATUS) => return Answer::Done,
         Ok(reply) => match Status::from_header_map(reply.headers()) {
             Some(status) => {
                 failed = status;

@@ -7,6 +7,7 @@
 mod body;
 mod clock;
 pub mod direct;
+pub mod header;
 mod http2;
 mod link;
 pub mod message;

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use crate::header::GRPC_TIMEOUT;
+
 /// A call's timeout: at most eight digits and a unit. `None` where there is none, or nonsense.
 pub fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let text = headers.get(&GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use transport::Lane;
+use transport::header::{GRPC_STATUS, GRPC_TIMEOUT};
 
 use super::body::{Collected, Guarded, Payload, collect};
 use crate::carrier::{Carrier, Shared, Standing};
@@ -47,7 +48,7 @@ impl Envelope {
             headers.insert(AUTHORIZATION, authorization);
         }
         if let Some(deadline) = self.deadline {
-            headers.insert("grpc-timeout", timeout_header(deadline.saturating_duration_since(Instant::now())));
+            headers.insert(GRPC_TIMEOUT.clone(), timeout_header(deadline.saturating_duration_since(Instant::now())));
         }
         Some(request)
     }
@@ -273,7 +274,7 @@ fn exchange(
 /// `ABORTED` with ErrorInfo {domain `lifeline`, reason `NOT_RUN`} (safety.md 5); a bare code proves nothing. Refusals
 /// come as headers alone.
 fn not_run(headers: &HeaderMap) -> bool {
-    if headers.get("grpc-status").is_none_or(|status| status != "10") {
+    if headers.get(&GRPC_STATUS).is_none_or(|status| status != "10") {
         return false;
     }
     let contains = |details: &[u8], word: &[u8]| details.windows(word.len()).any(|at| at == word);

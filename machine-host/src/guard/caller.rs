@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderMap, Request};
-use machine_api::{ORDER_HEADER, SESSION_HEADER};
+use machine_api::SESSION_HEADER;
 use session_core::registry::Holder;
 use session_core::{Connection, Order, Owner, SessionId};
 use tonic::Status;
-use transport::Body;
 use transport::serve::PeerConnection;
+use transport::{Body, header};
 
 use super::Machine;
 use crate::auth::bearer;
@@ -117,7 +117,7 @@ impl Machine {
 
 /// The session whose id a request carries.
 pub(super) fn one_session(headers: &HeaderMap) -> Result<Option<SessionId>, Status> {
-    let mut values = headers.get_all(SESSION_HEADER).iter();
+    let mut values = headers.get_all(&header::SESSION).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
         (Some(_), Some(_)) => Err(Status::invalid_argument("found more than one session id in metadata")),
@@ -130,7 +130,7 @@ pub(super) fn one_session(headers: &HeaderMap) -> Result<Option<SessionId>, Stat
 
 /// A request's order in its session.
 pub(crate) fn order(headers: &HeaderMap) -> Result<Option<Order>, Status> {
-    let mut values = headers.get_all(ORDER_HEADER).iter();
+    let mut values = headers.get_all(&header::ORDER).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
         (Some(_), Some(_)) => Err(Status::invalid_argument("found more than one lifeline-order in metadata")),

@@ -9,14 +9,13 @@ use http::{HeaderValue, Request, Response};
 use machine_api::methods::Method;
 use machine_api::viam::component::base::v1::StopRequest;
 use machine_api::viam::robot::v1::StopAllRequest;
-use machine_api::{OPERATION_HEADER, SAFETY_NAMES_HEADER};
 use prost::Message;
 use prost_types::Struct;
 use session_core::Order;
 use session_core::registry::{Holder, Incoming, Why};
 use tonic::Status;
-use transport::Body;
 use transport::message::{First, first};
+use transport::{Body, header};
 
 use super::caller::{one_session, order};
 use super::refusal::{self, shut_out};
@@ -96,7 +95,7 @@ impl Guard {
             _ => self.run(admitted, method, request).await?,
         };
         if guarded && let Ok(value) = HeaderValue::from_str(&resource.to_string()) {
-            response.headers_mut().insert(SAFETY_NAMES_HEADER, value);
+            response.headers_mut().insert(header::SAFETY_NAMES.clone(), value);
         }
         Ok(response)
     }
@@ -205,7 +204,7 @@ impl Guard {
 /// A Stop is over before anybody could cancel it; its id is there for clients that read one from every response.
 fn with_operation(mut response: Response<Body>) -> Response<Body> {
     if let Ok(value) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
-        response.headers_mut().insert(OPERATION_HEADER, value);
+        response.headers_mut().insert(header::OPERATION.clone(), value);
     }
     response
 }

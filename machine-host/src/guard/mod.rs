@@ -17,13 +17,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
-use machine_api::OPERATION_HEADER;
 use machine_api::methods::{self, Class, Method};
 use tonic::Status;
 use tonic::service::Routes;
 use tower::Service;
-use transport::Body;
 use transport::serve::PeerConnection;
+use transport::{Body, header};
 use uuid::Uuid;
 
 use crate::operations::Operations;
@@ -184,7 +183,7 @@ fn is_own_affair(method: &Method) -> bool {
 
 /// The id that the caller would like its operation to have; a malformed one, or several, count as none (s48).
 fn operation_id<B>(request: &Request<B>) -> Option<Uuid> {
-    let mut values = request.headers().get_all(OPERATION_HEADER).iter();
+    let mut values = request.headers().get_all(&header::OPERATION).iter();
     let (first, second) = (values.next()?, values.next());
     if second.is_some() { None } else { first.to_str().ok()?.parse().ok() }
 }

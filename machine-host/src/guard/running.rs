@@ -7,14 +7,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response};
 use http_body::Frame;
-use machine_api::OPERATION_HEADER;
 use session_core::registry::Why;
 use tokio::time::Instant;
 use tonic::Status;
-use transport::Body;
 use transport::timeout::grpc_timeout;
+use transport::{Body, header};
 use uuid::Uuid;
 
 use super::refusal::shut_out;
@@ -76,11 +75,11 @@ pub(super) fn too_late() -> Status {
 
 /// Tells the caller its operation's id (s41).
 pub(super) fn name_operation(response: &mut Response<Body>, id: Uuid) {
-    const OPERATION: HeaderName = HeaderName::from_static(OPERATION_HEADER);
-    if let Ok(mut value) = HeaderValue::try_from(id.to_string()) {
+    let mut text = Uuid::encode_buffer();
+    if let Ok(mut value) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
         // No two responses have the same one: it would only push others out of the compression's table.
         value.set_sensitive(true);
-        response.headers_mut().insert(OPERATION, value);
+        response.headers_mut().insert(header::OPERATION.clone(), value);
     }
 }
 
