@@ -108,10 +108,11 @@ impl Trust {
         Ok(Arc::new(config))
     }
 
-    /// Reads the system's roots where only they are trusted: it takes milliseconds that a dial can use for something else. Blocks.
+    /// Reads the system's roots on another thread where only they are trusted and they were not read yet: it takes milliseconds that a dial can
+    /// use for something else. Needs a Tokio runtime.
     pub fn read_ahead(&self) {
-        if self.added.is_empty() {
-            system_roots();
+        if self.added.is_empty() && ROOTS.get().is_none() {
+            tokio::task::spawn_blocking(system_roots);
         }
     }
 }
@@ -202,9 +203,10 @@ fn provider() -> Arc<CryptoProvider> {
     PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())).clone()
 }
 
+static ROOTS: OnceLock<Vec<CertificateDer<'static>>> = OnceLock::new();
+
 /// Reading the system's roots takes milliseconds: once per process.
 fn system_roots() -> &'static [CertificateDer<'static>] {
-    static ROOTS: OnceLock<Vec<CertificateDer<'static>>> = OnceLock::new();
     ROOTS.get_or_init(|| {
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {

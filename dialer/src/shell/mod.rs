@@ -123,9 +123,9 @@ impl Dialer {
             MachineAddress::Socket(_) | MachineAddress::Unix(_) => options.tls_name.clone(),
         };
         let maker = Arc::new(Maker { admit, tls, timeout: options.policy.dial_timeout, host });
-        if let Some(trust) = maker.tls.as_ref().map(|tls| tls.trust.clone()) {
+        if let Some(tls) = &maker.tls {
             // While the addresses are looked for; a handshake that comes first waits for it.
-            tokio::task::spawn_blocking(move || trust.read_ahead());
+            tls.trust.read_ahead();
         }
         // In clear nobody proves to be the machine: what answers at an old address may be anybody.
         let memory = if options.insecure { None } else { options.finder.memory.clone() };
@@ -218,6 +218,8 @@ struct Task {
 
 impl Task {
     async fn run(mut self) {
+        // Whoever waits for the first link waits for nothing else.
+        self.perform();
         let mut changes = Changes::new();
         // The runtime's timers are exact to a millisecond: nothing that is due at once may wait for one.
         let done = loop {

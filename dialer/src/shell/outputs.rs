@@ -39,7 +39,7 @@ impl Task {
         let now = Instant::now();
         match output {
             Output::Search { attempt } => {
-                let search = self.sources.search(attempt, self.here.clone(), self.found_by.clone());
+                let search = self.sources.search(attempt, &self.here, self.found_by.clone());
                 if let Some(old) = self.searching.replace(tokio::spawn(search).abort_handle()) {
                     old.abort();
                 }

@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 use super::{Found, Input};
 use crate::agent::{Attempt, Origin, Route, Signaler};
 use discovery::{
-    Announcements, Finder, FinderOptions, MachineAddress, MachineName, Memory, Source, SourceError, Surroundings,
+    Announcements, Finder, FinderOptions, MachineAddress, MachineName, Memory, Search, Source, SourceError,
+    Surroundings,
 };
 
 /// Asks all sources, and tells them what came of their answers.
@@ -17,7 +18,7 @@ pub(super) struct Sources {
     target: MachineAddress,
     /// The signaling service, where one was named.
     cloud: Option<Route>,
-    finder: Arc<Finder>,
+    finder: Finder,
 }
 
 impl Sources {
@@ -25,7 +26,7 @@ impl Sources {
         // A local name leads nowhere but to local routes, and is told to no cloud (s69).
         let local = matches!(&target, MachineAddress::Machine(name) if name.is_local());
         let cloud = cloud.filter(|_| !local).map(|(host, port)| Route::WebRtc(Signaler::Cloud { host, port }));
-        Self { target, cloud, finder: Arc::new(Finder::new(options)) }
+        Self { target, cloud, finder: Finder::new(options) }
     }
 
     /// Hears the machine's announcements, for as long as it runs; `None` where there is nothing to hear.
@@ -44,28 +45,20 @@ impl Sources {
     pub fn search(
         &self,
         search: Attempt,
-        here: Arc<Surroundings>,
+        here: &Arc<Surroundings>,
         found: mpsc::Sender<Found>,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let (finder, target) = (self.finder.clone(), self.target.clone());
-        let cloud = self.cloud.clone();
+        // What is asked is under way before the task below has its turn.
+        let asked = self.finder.find(&self.target, here);
+        let known = match (&self.target, &self.cloud) {
+            (MachineAddress::Unix(path), _) => Some((Route::Unix(path.clone()), Origin::Given)),
+            (_, cloud) => cloud.clone().map(|route| (route, Origin::Cloud)),
+        };
         async move {
-            if let Some(route) = cloud {
-                let _ = found.send(Found::Candidate(route, Origin::Cloud)).await;
+            if let Some((route, origin)) = known {
+                let _ = found.send(Found::Candidate(route, origin)).await;
             }
-            let conclusive = match &target {
-                MachineAddress::Unix(path) => {
-                    let _ = found.send(Found::Candidate(Route::Unix(path.clone()), Origin::Given)).await;
-                    true
-                }
-                MachineAddress::Socket(address) => {
-                    let _ = found.send(Found::Candidate(Route::Direct(*address), Origin::Given)).await;
-                    true
-                }
-                MachineAddress::Machine(_) | MachineAddress::HostPort { .. } => {
-                    find(&finder, &target, &here, &found).await
-                }
-            };
+            let conclusive = report_found(asked, &found).await;
             // An error means that the dialer is closed.
             let _ = found.send(Found::Done { search, conclusive }).await;
         }
@@ -106,8 +99,8 @@ impl Remembering {
     }
 }
 
-async fn find(finder: &Finder, target: &MachineAddress, here: &Arc<Surroundings>, found: &mpsc::Sender<Found>) -> bool {
-    let mut search = finder.find(target, here);
+/// Reports what a search finds; whether every source gave an answer.
+async fn report_found(mut search: Search, found: &mpsc::Sender<Found>) -> bool {
     let mut conclusive = true;
     while let Some(told) = search.next().await {
         let told = match told {
