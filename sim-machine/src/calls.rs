@@ -39,5 +39,6 @@ fn line(arrival: &Arrival) -> serde_json::Value {
         "order": arrival.order,
         "authorized": arrival.authorized,
         "connection": arrival.connection,
+        "pair": arrival.pair.map(|pair| pair.to_string()),
     })
 }

@@ -8,7 +8,9 @@ use machine_api::proto::rpc::v1::{AuthenticateRequest, Credentials};
 use machine_api::viam::component::motor::v1::SetPowerRequest;
 use machine_api::viam::component::motor::v1::motor_service_client::MotorServiceClient;
 use machine_api::viam::robot::v1::robot_service_client::RobotServiceClient;
-use machine_api::viam::robot::v1::{GetSessionsRequest, ResourceNamesRequest, StartSessionRequest};
+use machine_api::viam::robot::v1::{
+    GetSessionsRequest, ResourceNamesRequest, SendSessionHeartbeatRequest, StartSessionRequest,
+};
 use machine_host::component::Component;
 use machine_host::{CloudAccount, Machine, MachineOptions, SafetyOptions};
 use sim_machine::cloud::{Cloud, CloudOptions, RelayOptions, State, User};
@@ -199,6 +201,32 @@ impl Drop for Clouded {
     }
 }
 
+/// What the Flutter SDK does at each connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn s86_of_two_sessions_the_unused_one_lapses_without_effect() {
+    let served = Served::start(|_| {}).await;
+    let called = transport::webrtc::call(channel(&served.address), NAME, &PeerOptions::default(), &mut |_, _| {}).await;
+    let (link, _control) = called.expect("called").link();
+    let mut robot = on!(RobotServiceClient, link);
+    let unused = robot.start_session(StartSessionRequest::default()).await.expect("accepted").into_inner().id;
+    let used = robot.start_session(StartSessionRequest::default()).await.expect("accepted").into_inner().id;
+    assert_ne!(unused, used);
+    let mut request = Request::new(SetPowerRequest { name: "m1".into(), power_pct: 0.5, extra: None });
+    request.metadata_mut().insert("viam-sid", used.parse().expect("ascii"));
+    on!(MotorServiceClient, link).set_power(request).await.expect("driven");
+    let started = Instant::now();
+    let beat = |id: &str| SendSessionHeartbeatRequest { id: id.to_owned() };
+    while started.elapsed() < 3 * W {
+        robot.send_session_heartbeat(beat(&used)).await.expect("held");
+        tokio::time::sleep(W / 8).await;
+        assert!(started.elapsed() < W / 4 || served.moves(), "{:?}", started.elapsed());
+    }
+    let lapsed = robot.send_session_heartbeat(beat(&unused)).await.expect_err("lapsed");
+    assert_eq!(lapsed.message(), "SESSION_EXPIRED");
+    drop(robot);
+    until("the motor stops with the session that was used", || !served.moves()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn through_the_cloud_a_user_is_the_same_on_every_route() {
     let clouded = Clouded::start(|_| {}).await;
@@ -208,7 +236,7 @@ async fn through_the_cloud_a_user_is_the_same_on_every_route() {
     // The same key on a direct connection owns the session that began over WebRTC; beating it there proves it.
     let (user, machine) = (&clouded.user, &clouded.machine.address);
     let mut direct = RobotServiceClient::new(signaling(machine, token(machine, &user.id, &user.key).await));
-    let beat = machine_api::viam::robot::v1::SendSessionHeartbeatRequest { id: id.clone() };
+    let beat = SendSessionHeartbeatRequest { id: id.clone() };
     direct.send_session_heartbeat(beat).await.expect("its own session");
     let sessions = direct.get_sessions(GetSessionsRequest {}).await.expect("answered").into_inner().sessions;
     assert!(sessions.iter().any(|session| session.id == id), "{sessions:?}");

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use common::{NAME, identity};
 use conformance::service::{Client, Seen, blob, service};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use transport::serve::{Listener, ServeOptions, serve};
@@ -46,62 +47,98 @@ fn bar(what: &str, ratio: f64, bound: f64, at_most: bool) {
     println!("{what:<52} {ratio:>9.2}   bar {sign} {bound}: {}", if kept { "kept" } else { "MISSED" });
 }
 
+/// As in the field: a machine is another process, and a client's links have a thread of their own, apart from what the user runs.
+#[derive(Clone)]
+struct Sides {
+    machine: Handle,
+    library: Handle,
+}
+
 fn main() {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        measure("in memory", || async { DataChannel::pair(PairLimits::default()) }).await;
+    let workers = |threads| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(threads).enable_all().build().expect("a runtime")
+    };
+    let (machine, library, user) = (workers(2), workers(1), workers(1));
+    let sides = Sides { machine: machine.handle().clone(), library: library.handle().clone() };
+    user.block_on(user.spawn(async move {
+        measure(&sides, "in memory", || async { DataChannel::pair(PairLimits::default()) }).await;
         #[cfg(feature = "webrtc")]
-        over_peers().await;
-    });
+        over_peers(&sides).await;
+    }))
+    .expect("no panic");
 }
 
 /// Over peer connections on loopback.
 #[cfg(feature = "webrtc")]
-async fn over_peers() {
+async fn over_peers(sides: &Sides) {
     use transport::webrtc::{AnswerOptions, PeerOptions, answer, call};
     let (_signaling, channel) = signaling::Signaling::start(NAME).await;
     let (to, peers) = tokio::sync::mpsc::channel(64);
     let answering = channel.clone();
-    tokio::spawn(async move {
+    sides.machine.spawn(async move {
         let (names, options) = ([NAME.to_owned()], AnswerOptions::default());
         let run = answer::run(answering, &names, &options, move |peer| {
             let _ = to.try_send(peer);
         });
         run.await.expect("names that can be served");
     });
-    let peers = tokio::sync::Mutex::new(peers);
-    measure("peer connections on loopback", || async {
-        let called = call(channel.clone(), NAME, &PeerOptions::default(), &mut |_, _| {}).await.expect("answered");
-        let peer = peers.lock().await.recv().await.expect("answering");
-        (called.channel, peer.channel)
+    let peers = std::sync::Arc::new(tokio::sync::Mutex::new(peers));
+    measure(sides, "peer connections on loopback", move || {
+        let (channel, peers) = (channel.clone(), peers.clone());
+        async move {
+            let called = call(channel, NAME, &PeerOptions::default(), &mut |_, _| {}).await.expect("answered");
+            let peer = peers.lock().await.recv().await.expect("answering");
+            (called.channel, peer.channel)
+        }
     })
     .await;
 }
 
 /// A link over TLS to the same service on loopback.
-async fn over_tls() -> Client {
+async fn over_tls(sides: &Sides) -> Client {
     let identity = identity(NAME);
     let tls = server_config(identity.chain.as_bytes(), identity.key.as_bytes()).expect("a configuration");
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let listener = sides.machine.spawn(TcpListener::bind("127.0.0.1:0")).await.expect("no panic").expect("a port");
     let address = listener.local_addr().expect("an address");
     let options = ServeOptions { tls: Some(tls), ..ServeOptions::default() };
     let service = service(Seen::default());
-    tokio::spawn(serve(Listener::Tcp(listener), service, options, |_| {}, CancellationToken::new()));
+    sides.machine.spawn(serve(Listener::Tcp(listener), service, options, |_| {}, CancellationToken::new()));
     let trust = Trust::system().trust_pem(identity.ca.as_bytes()).expect("an authority");
     let config = trust.client_config().expect("a configuration");
     let security = Security::Tls { config, name: NAME.try_into().expect("a name") };
     let target = Target { address: Address::Tcp(address), security };
-    Client(direct::connect(&target, &ConnectOptions::default(), &mut |_, _| {}).await.expect("a link"))
+    let connecting = async move { direct::connect(&target, &ConnectOptions::default(), &mut |_, _| {}).await };
+    Client(sides.library.spawn(connecting).await.expect("no panic").expect("a link"))
 }
 
-async fn measure<F: Future<Output = (DataChannel, DataChannel)>>(what: &str, pair: impl Fn() -> F) {
+async fn measure<F>(sides: &Sides, what: &str, pair: impl Fn() -> F)
+where
+    F: Future<Output = (DataChannel, DataChannel)> + Send + 'static,
+{
     println!("\n{what}");
-    let channel = conformance::rig(pair().await);
-    let direct = over_tls().await;
-    unary(&channel.client, &direct, pair().await).await;
-    throughput(&channel.client, &direct, pair().await).await;
-    beats(&channel.client).await;
+    let pair = || {
+        let made = sides.library.spawn(pair());
+        async { made.await.expect("no panic") }
+    };
+    let (near, far) = pair().await;
+    let (_seen, _events, _shutdown, _served) =
+        sides.machine.spawn(async { conformance::machine(far) }).await.expect("no panic");
+    let link = sides.library.spawn(async { transport::webrtc::service::link(near) }).await.expect("no panic");
+    let channel = Client(link);
+    let direct = over_tls(sides).await;
+    unary(&channel, &direct, pair().await).await;
+    throughput(&channel, &direct, pair().await).await;
+    let client = channel.clone();
+    let bulk = tokio::spawn(async move {
+        loop {
+            let one = futures_util::stream::iter([blob(machine_api::MAX_MESSAGE - 5, 0)]);
+            let mut sum = client.stream("/test.Echo/Collect", one).await.expect("begun");
+            sum.message().await.expect("a sum");
+        }
+    });
+    sides.library.spawn(beats(channel)).await.expect("no panic");
+    bulk.abort();
 }
 
 async fn unary(channel: &Client, direct: &Client, bare: (DataChannel, DataChannel)) {
@@ -180,16 +217,7 @@ async fn throughput(channel: &Client, direct: &Client, bare: (DataChannel, DataC
 }
 
 /// Reserved calls every 10 ms while messages of 32 MiB go the same way.
-async fn beats(channel: &Client) {
-    let over = CancellationToken::new();
-    let (client, ended) = (channel.clone(), over.clone());
-    let bulk = tokio::spawn(async move {
-        while !ended.is_cancelled() {
-            let one = futures_util::stream::iter([blob(machine_api::MAX_MESSAGE - 5, 0)]);
-            let mut sum = client.stream("/test.Echo/Collect", one).await.expect("begun");
-            sum.message().await.expect("a sum");
-        }
-    });
+async fn beats(channel: Client) {
     let mut samples = Samples::default();
     let mut tick = tokio::time::interval(Duration::from_millis(10));
     for _ in 0..500 {
@@ -198,8 +226,6 @@ async fn beats(channel: &Client) {
         channel.call(Lane::Reserved, "/test.Echo/Unary", Request::new(blob(20, 0))).await.expect("a beat");
         samples.0.push(due.elapsed());
     }
-    over.cancel();
-    bulk.await.expect("no panic");
     samples.print("a beat while a message of 32 MiB is in flight");
     bar("its p99, in ms", samples.at(99).as_secs_f64() * 1e3, 20.0, true);
 }

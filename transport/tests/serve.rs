@@ -59,6 +59,36 @@ async fn browsers_may_ask_first_and_then_call() {
 }
 
 #[tokio::test]
+async fn browsers_may_ask_and_call_over_http_2_as_well() {
+    let port = port(ServeOptions::default()).await;
+    let stream = TcpStream::connect(port.address).await.expect("a connection");
+    let (mut client, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let request = |method| {
+        let path = "http://m/viam.component.base.v1.BaseService/IsMoving";
+        http::Request::builder().method(method).uri(path).header("origin", "https://example.org")
+    };
+    let preflight = request("OPTIONS").header("access-control-request-method", "POST");
+    let preflight = preflight.header("access-control-request-headers", "authorization,content-type").body(());
+    let (answer, _) = client.send_request(preflight.expect("a request"), true).expect("sent");
+    let answer = answer.await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["access-control-allow-headers"], "authorization,content-type");
+
+    let call = request("POST").header("content-type", "application/grpc-web+proto").header("x-grpc-web", "1").body(());
+    let (answer, mut body) = client.send_request(call.expect("a request"), false).expect("sent");
+    body.send_data(bytes::Bytes::from_static(&[0; 5]), true).expect("an empty message");
+    let answer = answer.await.expect("an answer");
+    assert_eq!(answer.headers()["access-control-allow-origin"], "*");
+    let (mut text, mut body) = (Vec::new(), answer.into_body());
+    while let Some(data) = body.data().await {
+        text.extend_from_slice(&data.expect("data"));
+    }
+    assert!(text.windows(7).any(|w| w == [0, 0, 0, 0, 2, 8, 1]), "{text:?}");
+    assert!(String::from_utf8_lossy(&text).contains("grpc-status:0"), "{text:?}");
+}
+
+#[tokio::test]
 async fn silence_and_garbage_are_closed() {
     let options = ServeOptions { first_byte_timeout: Duration::from_millis(50), ..Default::default() };
     let port = port(options).await;

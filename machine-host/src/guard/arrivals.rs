@@ -5,6 +5,8 @@ use std::time::SystemTime;
 use http::Request;
 use machine_api::{ORDER_HEADER, SESSION_HEADER};
 use tokio::sync::broadcast;
+use transport::serve::PeerConnection;
+use transport::webrtc::CandidatePair;
 
 /// Arrivals kept for a slow receiver.
 const KEPT: usize = 4096;
@@ -24,6 +26,8 @@ pub struct Arrival {
     pub authorized: bool,
     /// The connection it came by.
     pub connection: u64,
+    /// The pair that its packets went between, over WebRTC.
+    pub pair: Option<CandidatePair>,
 }
 
 /// Where arrivals are told. Costs nothing while nobody listens.
@@ -40,7 +44,7 @@ impl Arrivals {
         self.0.subscribe()
     }
 
-    pub(super) fn tell<B>(&self, request: &Request<B>, connection: u64) {
+    pub(super) fn tell<B>(&self, request: &Request<B>, peer: Option<&PeerConnection>) {
         if self.0.receiver_count() == 0 {
             return;
         }
@@ -51,7 +55,8 @@ impl Arrivals {
             session: text(SESSION_HEADER),
             order: text(ORDER_HEADER),
             authorized: request.headers().contains_key(http::header::AUTHORIZATION),
-            connection,
+            connection: peer.map_or(0, |peer| peer.id),
+            pair: peer.and_then(PeerConnection::pair),
         };
         // The last receiver may just have gone.
         let _ = self.0.send(arrival);

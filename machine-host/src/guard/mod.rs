@@ -91,7 +91,7 @@ impl Guard {
     async fn handle(self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
         let method = methods::find(request.uri().path());
         let peer = request.extensions().get::<Arc<PeerConnection>>();
-        self.machine.arrivals.tell(&request, peer.map_or(0, |peer| peer.id));
+        self.machine.arrivals.tell(&request, peer.map(|peer| &**peer));
         if method.is_some_and(|m| m.service() == "proto.rpc.v1.AuthService") {
             return Ok(self.route(request).await);
         }

@@ -169,9 +169,15 @@ where
     if http2 {
         let service = service_fn(move |request: http::Request<Incoming>| {
             place.speaks();
-            let grpc = open.shared.grpc.clone();
+            let (grpc, web) = (open.shared.grpc.clone(), open.shared.web.clone());
             let request = with_peer(request, &open.peer);
-            async move { grpc.oneshot(request).await }
+            async move {
+                if !is_web(&request) {
+                    return grpc.oneshot(request).await;
+                }
+                let answer = web.oneshot(request.map(axum::body::Body::new)).await;
+                answer.map(|answer| answer.map(Body::new))
+            }
         });
         let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         builder
@@ -209,6 +215,12 @@ where
         };
         done.map_err(io::Error::other)
     }
+}
+
+/// Whether a browser asks: with TLS they speak HTTP/2 as well.
+fn is_web(request: &http::Request<Body>) -> bool {
+    let kind = request.headers().get(http::header::CONTENT_TYPE).map_or(&b""[..], |kind| kind.as_bytes());
+    request.method() != http::Method::POST || kind.starts_with(b"application/grpc-web")
 }
 
 fn with_peer(request: http::Request<Incoming>, peer: &Arc<PeerConnection>) -> http::Request<Body> {

@@ -1,7 +1,7 @@
 //! The machine's end: gRPC, gRPC-web and plain HTTP on one port.
 //!
 //! TLS with ALPN (`h2`, `http/1.1`), or without TLS HTTP/2 by prior knowledge and HTTP/1.1, told apart by the first bytes. HTTP/2
-//! carries gRPC; HTTP/1.1 carries gRPC-web for browsers, with CORS, and `GET /` for health checks.
+//! carries gRPC; both carry gRPC-web for browsers, with CORS, and `GET /` for health checks.
 
 mod connection;
 mod web;
@@ -21,7 +21,7 @@ use tower::Service;
 
 use crate::Body;
 use crate::sever::{Cord, Severable, Socket};
-use crate::webrtc::{CandidatePair, ChannelInfo, Sever};
+use crate::webrtc::{CandidatePair, ChannelInfo, Sever, Silence};
 use connection::Waiting;
 
 /// How the port is served.
@@ -105,7 +105,7 @@ pub struct Introduced {
 #[derive(Debug)]
 enum End {
     Socket(Arc<Cord>),
-    Channel { sever: Sever, info: watch::Receiver<ChannelInfo> },
+    Channel { sever: Sever, silence: Silence, info: watch::Receiver<ChannelInfo> },
 }
 
 impl PeerConnection {
@@ -114,7 +114,12 @@ impl PeerConnection {
         Self { id: next_id(), remote, local, http2, introduced: None, end, bound: AtomicU64::new(0) }
     }
 
-    pub(crate) fn over_channel(introduced: Introduced, sever: Sever, info: watch::Receiver<ChannelInfo>) -> Self {
+    pub(crate) fn over_channel(
+        introduced: Introduced,
+        sever: Sever,
+        silence: Silence,
+        info: watch::Receiver<ChannelInfo>,
+    ) -> Self {
         let CandidatePair { local, remote } = info.borrow().pair;
         Self {
             id: next_id(),
@@ -122,7 +127,7 @@ impl PeerConnection {
             local: Some(local.address),
             http2: true,
             introduced: Some(introduced),
-            end: End::Channel { sever, info },
+            end: End::Channel { sever, silence, info },
             bound: AtomicU64::new(0),
         }
     }
@@ -135,16 +140,20 @@ impl PeerConnection {
         }
     }
 
-    /// Tells the kernel how long the peer may say nothing, not even that it got what was sent or that it is there: `max(2 W, 4 s)` while something
-    /// of window W is held, else 30 s. Then the connection is closed. One over WebRTC judges silence by itself, and sooner.
+    /// Tells the kernel, or the peer connection's driver, how long the peer may say nothing, not even that it got what was sent or that it is
+    /// there: `max(2 W, 4 s)` while something of window W is held, else 30 s. Then the connection is closed.
     pub fn hold(&self, window: Option<Duration>) {
         let bound = window.map_or(Duration::from_secs(30), |w| (2 * w).max(Duration::from_secs(4)));
         let millis = u64::try_from(bound.as_millis()).unwrap_or(u64::MAX);
-        if self.bound.swap(millis, Ordering::Relaxed) != millis
-            && let End::Socket(cord) = &self.end
-        {
-            cord.set_user_timeout(bound);
-            cord.set_keepalive(bound);
+        if self.bound.swap(millis, Ordering::Relaxed) == millis {
+            return;
+        }
+        match &self.end {
+            End::Socket(cord) => {
+                cord.set_user_timeout(bound);
+                cord.set_keepalive(bound);
+            }
+            End::Channel { silence, .. } => silence.bound(bound),
         }
     }
 

@@ -1,4 +1,4 @@
-//! HTTP/1.1 on the machine's port: gRPC-web for browsers, and `/` for health checks.
+//! gRPC-web for browsers on the machine's port, and `/` for health checks; without TLS over HTTP/1.1, with TLS also over HTTP/2.
 
 use std::convert::Infallible;
 use std::time::Duration;

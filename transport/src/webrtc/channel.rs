@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct DataChannel {
     pub closed: watch::Receiver<Option<CloseReason>>,
     /// Ends the peer connection at once.
     pub sever: Sever,
+    /// How long the peer may be silent.
+    pub silence: Silence,
     /// The selected pair and its round trip, updated when the pair moves.
     pub info: watch::Receiver<ChannelInfo>,
 }
@@ -51,8 +54,34 @@ pub struct DriverEnd {
     pub closed: watch::Sender<Option<CloseReason>>,
     /// Resolves when somebody severs the connection.
     pub sever: Sever,
+    /// How long the peer may be silent.
+    pub silence: Silence,
     /// Where the selected pair is told.
     pub info: watch::Sender<ChannelInfo>,
+}
+
+/// How long a peer may answer nothing, neither checks nor data, before its connection counts as broken: at first 30 s, what its consent
+/// to our packets lasts (RFC 7675 section 5.1). Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Silence(Arc<AtomicU64>);
+
+impl Default for Silence {
+    fn default() -> Self {
+        Self(Arc::new(AtomicU64::new(30_000)))
+    }
+}
+
+impl Silence {
+    /// From now on so long; at least 2 s, since an idle path is checked once a second, and at most the 30 s.
+    pub fn bound(&self, bound: Duration) {
+        let millis = u64::try_from(bound.as_millis()).map_or(30_000, |millis| millis.clamp(2_000, 30_000));
+        self.0.store(millis, Ordering::Relaxed);
+    }
+
+    /// How long now.
+    pub fn get(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
 }
 
 /// Ends a peer connection at once, from anywhere. Clones are the same.
@@ -161,15 +190,16 @@ impl DataChannel {
         let (incoming_in, incoming) = mpsc::channel(INCOMING);
         let (closed_in, closed) = watch::channel(None);
         let (info_in, info) = watch::channel(info);
-        let sever = Sever::default();
+        let (sever, silence) = (Sever::default(), Silence::default());
         let end = DriverEnd {
             outgoing: outgoing_out,
             incoming: incoming_in,
             closed: closed_in,
             sever: sever.clone(),
+            silence: silence.clone(),
             info: info_in,
         };
-        (Self { outgoing, incoming, closed, sever, info }, end)
+        (Self { outgoing, incoming, closed, sever, silence, info }, end)
     }
 
     /// Two channels that face each other in memory, for tests and benches. Must be called within a runtime. What they tell as

@@ -10,7 +10,9 @@ mod port;
 pub mod serve;
 pub mod service;
 
-pub use channel::{Candidate, CandidateKind, CandidatePair, ChannelInfo, DataChannel, DriverEnd, PairLimits, Sever};
+pub use channel::{
+    Candidate, CandidateKind, CandidatePair, ChannelInfo, DataChannel, DriverEnd, PairLimits, Sever, Silence,
+};
 
 #[cfg(feature = "webrtc")]
 pub mod answer;

@@ -22,7 +22,7 @@ use crate::{Body, CloseReason};
 
 /// Makes a link of a channel. Must be called within a runtime.
 pub fn link(channel: DataChannel) -> Link {
-    let DataChannel { outgoing, incoming, closed, sever, info } = channel;
+    let DataChannel { outgoing, incoming, closed, sever, info, silence: _ } = channel;
     let ChannelInfo { pair, rtt } = *info.borrow();
     let known = LinkInfo {
         id: LinkId::next(),

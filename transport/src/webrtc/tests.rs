@@ -114,6 +114,31 @@ async fn a_severed_connection_ends_with_its_reason() {
     assert_eq!(why.expect("told").clone(), Some(crate::CloseReason::Severed("a test")));
 }
 
+#[test]
+fn a_peer_that_falls_silent_is_given_up_within_the_bound() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("made");
+    let (own, other) = (runtime(), runtime());
+    let options = PeerOptions::default();
+    let (near, offered) = own.block_on(async { offer(&options) }).expect("offered");
+    let (far, answered) = other.block_on(async { answer(&options, &offered) }).expect("answered");
+    let (near, _far) = own.block_on(async {
+        near.commands.send(Command::Accept(Box::new(answered))).await.expect("driven");
+        let (to_near, to_far) = (near.commands.clone(), far.commands.clone());
+        tokio::join!(open(near, to_far, true), open(far, to_near, true))
+    });
+    near.channel.silence.bound(Duration::from_secs(2));
+    let mut closed = near.channel.closed.clone();
+    // It answers checks, whatever else it does.
+    let lives =
+        own.block_on(async { timeout(Duration::from_secs(2), closed.wait_for(Option::is_some)).await.is_err() });
+    assert!(lives);
+    // As a process that is killed: nothing is said.
+    other.shutdown_background();
+    let why = own.block_on(async { timeout(Duration::from_secs(4), closed.wait_for(Option::is_some)).await });
+    let why = why.expect("in time").expect("told").clone();
+    assert!(matches!(why, Some(crate::CloseReason::Broken(_))), "{why:?}");
+}
+
 #[tokio::test]
 async fn ice_restarts_over_the_negotiation_channel_while_messages_go_on() {
     let (mut near, far) = pair(&PeerOptions::default(), &PeerOptions::default()).await;

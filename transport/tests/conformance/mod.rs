@@ -36,7 +36,7 @@ pub struct Rig {
 }
 
 /// Serves `far`.
-fn machine(
+pub fn machine(
     far: DataChannel,
 ) -> (Seen, mpsc::UnboundedReceiver<ConnectionEvent>, CancellationToken, tokio::task::JoinHandle<CloseReason>) {
     let (seen, shutdown) = (Seen::default(), CancellationToken::new());

@@ -6,8 +6,8 @@ use crate::webrtc::gather::hosts;
 use crate::webrtc::peer::LocalCandidate;
 use crate::webrtc::sdp::{Description, Kind};
 
-/// Without an answer for so long the peer no longer consents to our packets (RFC 7675 section 5.1).
-const CONSENT: Duration = Duration::from_secs(30);
+/// Checks that may be lost before a silent peer is given up.
+const CHECKS: u32 = 8;
 /// How long a better pair has to answer when the selected one is to be left, and how long the selected one may answer late.
 pub(super) const MOVE_WAIT: Duration = Duration::from_secs(1);
 const MOVE_GRACE: Duration = Duration::from_millis(20);
@@ -29,7 +29,7 @@ impl Driver {
         let id = TransId::new();
         let datagram = self.checks.request(ends, &who, id, now)?;
         self.send(ends, &datagram);
-        self.next_check = now + IDLE_CHECK;
+        self.next_check = now + self.check_every();
         Some(id)
     }
 
@@ -126,17 +126,23 @@ impl Driver {
         }
     }
 
-    /// Without orders the path is checked once a second; a peer that answers nothing for 30 s is gone.
+    /// How often the path is checked without orders.
+    fn check_every(&self) -> Duration {
+        self.open.as_ref().map_or(IDLE_CHECK, |end| IDLE_CHECK.min(end.silence.get() / CHECKS))
+    }
+
+    /// Without orders the path is checked once a second or oftener; a peer that answers nothing for too long is gone.
     pub(super) fn check(&mut self, now: Instant) {
         if now < self.next_check {
             return;
         }
-        self.next_check = now + IDLE_CHECK;
+        self.next_check = now + self.check_every();
         if let Some(pair) = self.selected {
             self.check_pair((pair.local.address, pair.remote.address), now);
         }
-        if self.open.is_some() && now.saturating_duration_since(self.life.last()) >= CONSENT {
-            self.ended = Some(CloseReason::Broken(format!("no answer for {CONSENT:?}")));
+        let Some(bound) = self.open.as_ref().map(|end| end.silence.get()) else { return };
+        if now.saturating_duration_since(self.life.last()) >= bound {
+            self.ended = Some(CloseReason::Broken(format!("no answer for {bound:?}")));
         }
     }
 
