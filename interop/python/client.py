@@ -1,8 +1,8 @@
 """The published Python SDK, unmodified, drives our machine.
 
-Usage: client.py ADDRESS KEY_ID KEY LEG
+Usage: client.py ADDRESS KEY_ID KEY LEG [relay]
 
-Legs: `list` prints the resources; `power` sets a motor's power and stays for two seconds; `drive` moves the base by a metre and back; `hold` sets a velocity and then waits
+With `relay` it may only use relays. Legs: `list` prints the resources; `dials` connects twenty times, one after another; `power` sets a motor's power and stays for two seconds; `drive` moves the base by a metre and back; `hold` sets a velocity and then waits
 until it is killed. Every step is a JSON line on standard output.
 """
 
@@ -21,9 +21,22 @@ def say(step, **facts):
     print(json.dumps({"step": step, "t": time.time(), **facts}), flush=True)
 
 
+async def dials(address, options):
+    seconds = []
+    for _ in range(20):
+        started = time.monotonic()
+        robot = await RobotClient.at_address(address, options)
+        seconds.append(time.monotonic() - started)
+        await robot.close()
+    say("dials", seconds=seconds)
+
+
 async def main():
     address, key_id, key, leg = sys.argv[1:5]
     options = RobotClient.Options.with_api_key(api_key=key, api_key_id=key_id)
+    options.dial_options.force_relay = sys.argv[5:] == ["relay"]
+    if leg == "dials":
+        return await dials(address, options)
     started = time.monotonic()
     robot = await RobotClient.at_address(address, options)
     say("connected", seconds=time.monotonic() - started)

@@ -24,7 +24,7 @@ pub fn test(root: &Path) -> Outcome {
 
 /// What the continuous integration runs, in its order.
 pub fn ci(root: &Path) -> Outcome {
-    let steps: [(&str, Step); 9] = [
+    let steps: [(&str, Step); 10] = [
         ("format", |root| cargo(root, &["fmt", "--all", "--check"])),
         ("imports", dag::run),
         ("tests", test),
@@ -42,6 +42,7 @@ pub fn ci(root: &Path) -> Outcome {
             e2e::run(root, &e2e::Choice { require_labs, seed: 1, ..Default::default() })
         }),
         ("python", |root| interop::python(root)),
+        ("browser", |root| interop::browser(root)),
         ("statements", |root| spec::run(root, false)),
     ];
     for (name, step) in steps {

@@ -75,6 +75,9 @@ enum Task {
         /// Which peer.
         name: Peer,
     },
+    /// A peer's part inside namespaces of its own.
+    #[command(hide = true)]
+    InteropInside { peer: String, folder: PathBuf },
     /// Show every numbered statement with its tests and their results.
     Spec {
         /// As JSON.
@@ -118,6 +121,8 @@ enum Bench {
 enum Peer {
     /// The Python SDK: as a client of our machine, and its server classes as a machine of our client.
     Python,
+    /// The TypeScript SDK in headless Chromium, as a client of our machine.
+    Browser,
 }
 
 fn main() -> ExitCode {
@@ -138,7 +143,9 @@ fn main() -> ExitCode {
         Task::BenchRun { row, seed, folder } => bench::inside(&root, &row, seed, &folder),
         Task::LabScenario { name, seed, soak, folder } => e2e::inside(&root, &name, seed, soak == "true", &folder),
         Task::LinkEmulator => lab::emulator::run(),
+        Task::Interop { name: Peer::Browser } => interop::browser(&root),
         Task::Interop { name: Peer::Python } => interop::python(&root),
+        Task::InteropInside { peer, folder } => interop::inside(&root, &peer, &folder),
         Task::Spec { json } => spec::run(&root, json),
         Task::Dag => dag::run(&root),
         Task::Codegen { check } => codegen_task(check),

@@ -234,6 +234,11 @@ impl Machine {
         self.folder.join("state/ca.pem")
     }
 
+    /// What it has said so far.
+    pub fn log(&self) -> io::Result<String> {
+        fs::read_to_string(self.folder.join("machine.log"))
+    }
+
     /// The file of what really moved.
     pub fn observed(&self) -> PathBuf {
         self.folder.join("observed.jsonl")

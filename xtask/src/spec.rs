@@ -53,7 +53,7 @@ pub fn run(root: &Path, json: bool) -> Outcome {
     }
     Err(format!(
         "statements whose tests fail: {failing:?}; neither shown nor due: {missing:?} (scenarios and \
-         peers count by their last run: `cargo xtask test-e2e`, `cargo xtask interop python`)"
+         peers count by their last run: `cargo xtask test-e2e`, `cargo xtask interop NAME`)"
     )
     .into())
 }
