@@ -13,6 +13,7 @@ mod machine;
 mod operations;
 mod resource;
 mod robot;
+mod runtime;
 mod safety;
 pub mod signaling;
 

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use prost_types::Struct;
 use session_core::registry::{Admitted, Incoming, Outcome, Past, Refused, Shut, Slot, Ticket, Why};
 use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
 
 use super::record::Record;
 use super::{Shared, State};
+use crate::runtime::timeout;
 use crate::{DriverError, ResourceName};
 
 /// How long a write waits for its gate before it fails: a driver that is busy for longer is not answering a controller in time.

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use crate::runtime::{thread, wait_for};
 
 /// The longest sleep while something is pending. A condition's wait stands still in suspend; this bounds how late a stop can be after
 /// waking up.
@@ -54,7 +54,6 @@ fn round(shared: &Shared, kicked: &mut Option<Instant>) {
     let wait = next.map_or(IDLE, |at| at.saturating_duration_since(shared.now()).min(LONGEST));
     let wait = kick.map_or(wait, |kick| kick.min(wait));
     if !wait.is_zero() {
-        let woken = shared.earlier.wait_timeout(state, wait);
-        drop(woken.unwrap_or_else(PoisonError::into_inner));
+        wait_for(&shared.earlier, state, wait);
     }
 }

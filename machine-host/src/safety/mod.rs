@@ -7,7 +7,7 @@ mod stopper;
 mod watchdog;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use prost_types::Struct;
@@ -21,6 +21,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use transport::BootClock;
 use transport::serve::PeerConnection;
 
+use crate::runtime::{Condvar, Mutex, MutexGuard};
 use crate::{DriverError, ResourceName};
 pub use call::{Admission, Call, FailedStop, Permit, Running, Stopping, Write};
 use call::{Outcomes, StopWait};
@@ -285,7 +286,7 @@ impl Safety {
     }
 
     async fn stopped(&self, stopping: Stopping, bound: Duration) -> Vec<ResourceName> {
-        match tokio::time::timeout(bound, stopping.done()).await {
+        match crate::runtime::timeout(bound, stopping.done()).await {
             Ok(failed) => failed.unwrap_or_default().into_iter().map(|failed| failed.resource).collect(),
             Err(_) => self.0.lock().stoppers.keys().cloned().collect(),
         }

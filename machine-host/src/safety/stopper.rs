@@ -2,8 +2,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
-use std::thread;
+use std::sync::{Arc, PoisonError, Weak};
 
 use prost_types::Struct;
 use session_core::registry::{StopFailed, StopId};
@@ -11,6 +10,7 @@ use session_core::registry::{StopFailed, StopId};
 use super::record::Record;
 use super::{Actuator, Shared};
 use crate::ResourceName;
+use crate::runtime::{Condvar, Mutex, MutexGuard, thread};
 
 /// Hands stops to the actuator's thread. The thread ends when this is dropped and the last Stop has returned.
 pub(super) struct Stopper(Arc<Desk>);
@@ -75,7 +75,7 @@ impl Drop for Stopper {
 }
 
 impl Desk {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Orders> {
+    fn lock(&self) -> MutexGuard<'_, Orders> {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
