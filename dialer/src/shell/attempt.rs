@@ -7,7 +7,7 @@ use http::HeaderValue;
 use machine_api::BOOT_HEADER;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use transport::webrtc::{self, CallStage, Control, PeerOptions};
 use transport::{Address, ConnectOptions, Lane, Link, LinkId, Security, Target};
 
@@ -249,4 +249,13 @@ pub(super) async fn watch(link: Link, inputs: mpsc::UnboundedSender<Input>) {
     let why = link.closed().await;
     let id: LinkId = link.info().id;
     let _ = inputs.send(Input::Closed { link: id, why });
+}
+
+/// Reports every stall of a peer connection, until it ends.
+pub(super) async fn stalls(link: LinkId, mut stalled: watch::Receiver<bool>, inputs: mpsc::UnboundedSender<Input>) {
+    while stalled.wait_for(|stalled| *stalled).await.is_ok() {
+        if inputs.send(Input::Stalled { link }).is_err() || stalled.wait_for(|stalled| !stalled).await.is_err() {
+            return;
+        }
+    }
 }

@@ -67,6 +67,10 @@ pub(crate) enum Input {
     Refused {
         link: LinkId,
     },
+    /// Data on a peer connection is not acknowledged although its path answers.
+    Stalled {
+        link: LinkId,
+    },
     Heard(SocketAddr),
     Probed {
         attempt: Attempt,
@@ -174,6 +178,8 @@ struct Served {
     life: Option<Instant>,
     /// The last sign of life of a peer connection that was told.
     checked: Instant,
+    /// The last acknowledgement of data that was told.
+    acknowledged: Option<Instant>,
     asked: Instant,
 }
 
@@ -295,6 +301,7 @@ impl Task {
                 self.connected(attempt, route, made, now);
             }
             Input::Refused { link } => self.refused(link, now),
+            Input::Stalled { link } => self.agent.handle_stalled(link, now),
             Input::Heard(address) => self.handle_found(Found::Candidate(Route::Direct(address), Origin::Mdns)),
             Input::Closed { link, why } => {
                 tracing::debug!(%link, %why, "link closed");
@@ -345,6 +352,9 @@ impl Task {
             remembering.learned(*address, self.here.clone());
         }
         tokio::spawn(attempt::watch(link.clone(), self.inputs.clone()));
+        if let Some(control) = &control {
+            tokio::spawn(attempt::stalls(id, control.stalled(), self.inputs.clone()));
+        }
         let carrier = Carrier::new(
             link,
             route,
@@ -353,7 +363,7 @@ impl Task {
             Meter::new(self.wake.clone()),
             control,
         );
-        self.carriers.insert(id, Served { carrier, life: None, checked: now, asked: now });
+        self.carriers.insert(id, Served { carrier, life: None, checked: now, acknowledged: None, asked: now });
         self.agent.handle_connected(attempt, id, facts, now);
     }
 
@@ -422,12 +432,15 @@ impl Task {
                 busy = true;
                 self.agent.handle_life(*id, Sign::Reply, now);
             }
-            if let Some(control) = &served.carrier.control
-                && control.last_life() > served.checked
-            {
-                served.checked = control.last_life();
-                busy = true;
-                self.agent.handle_life(*id, Sign::Sack, now);
+            if let Some(control) = &served.carrier.control {
+                let (last, acknowledged) = (control.last_life(), control.last_acknowledged());
+                // A check's answer proves the path; acknowledged data ends a stall as well.
+                let sign = if acknowledged > served.acknowledged { Sign::Sack } else { Sign::Stun };
+                if last > served.checked || sign == Sign::Sack {
+                    (served.checked, served.acknowledged) = (last, acknowledged);
+                    busy = true;
+                    self.agent.handle_life(*id, sign, now);
+                }
             }
             if reading.unheld_motion {
                 self.agent.handle_unheld_motion(*id, now);

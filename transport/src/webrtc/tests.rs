@@ -1,5 +1,8 @@
 //! Two connections in one process over loopback UDP, signaling in memory.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -168,4 +171,53 @@ async fn a_megabyte_goes_each_way_and_arrives_whole() {
         assert_eq!((message.len(), &message[..4]), (16 << 10, &i.to_be_bytes()[..]));
     }
     sender.await.expect("sent");
+}
+
+/// Carries datagrams to and from a peer at `far`, only STUN while `swallows`.
+async fn carry(socket: tokio::net::UdpSocket, far: SocketAddr, swallows: Arc<AtomicBool>) {
+    let (mut buffer, mut near) = (vec![0; 2048], None);
+    loop {
+        let (length, from) = socket.recv_from(&mut buffer).await.expect("a datagram");
+        let to = if from == far { near } else { Some(far) };
+        if from != far {
+            near = Some(from);
+        }
+        let swallowed = swallows.load(Ordering::Relaxed) && buffer[0] > 3;
+        if let (Some(to), false) = (to, swallowed) {
+            let _ = socket.send_to(&buffer[..length], to).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn data_that_is_swallowed_on_a_path_that_answers_is_stalled() {
+    let (near, mut offered) = offer(&PeerOptions::default()).expect("offered");
+    offered.candidates.clear();
+    let (far, mut answered) = answer(&PeerOptions::default(), &offered).expect("answered");
+    let between = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("bound");
+    let port = between.local_addr().expect("bound").port();
+    // The peer's port is the same at each of its addresses.
+    let told = answered.candidates.first().and_then(|c| c.split_whitespace().nth(5)?.parse().ok());
+    let far_at = SocketAddr::from(([127, 0, 0, 1], told.expect("a candidate")));
+    answered.candidates = vec![format!("candidate:1 1 udp 2130706431 127.0.0.1 {port} typ host")];
+    let swallows = Arc::new(AtomicBool::new(false));
+    tokio::spawn(carry(between, far_at, swallows.clone()));
+    near.commands.send(Command::Accept(Box::new(answered))).await.expect("driven");
+    let (to_near, to_far) = (near.commands.clone(), far.commands.clone());
+    let opened = async { tokio::join!(open(near, to_far, false), open(far, to_near, false)) };
+    let (mut near, far) = timeout(PATIENCE, opened).await.expect("in time");
+    tokio::spawn(echo(far));
+    ping(&mut near, 100).await;
+    let mut stalled = near.control.stalled();
+    let acknowledged = near.control.last_acknowledged().expect("a message was");
+    assert!(!*stalled.borrow());
+    swallows.store(true, Ordering::Relaxed);
+    near.channel.outgoing.send(Bytes::from_static(b"swallowed")).await.expect("open");
+    timeout(Duration::from_secs(2), stalled.wait_for(|s| *s)).await.expect("in time").expect("alive");
+    assert!(near.control.probe().await.is_some(), "the path answers");
+    assert_eq!(near.control.last_acknowledged(), Some(acknowledged));
+    swallows.store(false, Ordering::Relaxed);
+    timeout(PATIENCE, stalled.wait_for(|s| !s)).await.expect("in time").expect("alive");
+    let back = timeout(PATIENCE, near.channel.incoming.recv()).await.expect("in time");
+    assert_eq!(back.as_deref(), Some(&b"swallowed"[..]));
 }
