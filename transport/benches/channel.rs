@@ -116,6 +116,10 @@ async fn measure<F>(sides: &Sides, what: &str, pair: impl Fn() -> F)
 where
     F: Future<Output = (DataChannel, DataChannel)> + Send + 'static,
 {
+    // As `cargo bench -- NAME` has it.
+    if std::env::args().skip(1).filter(|word| !word.starts_with('-')).any(|word| !what.contains(&word)) {
+        return;
+    }
     println!("\n{what}");
     let pair = || {
         let made = sides.library.spawn(pair());

@@ -127,7 +127,10 @@ async fn allocate(
     let pipe = if server.url.secure {
         let Some(tls) = tls else { return Err(io::Error::other("TLS is not set up for TURN")) };
         let name = rustls::pki_types::ServerName::try_from(server.url.host.clone()).map_err(io::Error::other)?;
-        let connected = timeout(PATIENCE, tokio_rustls::TlsConnector::from(tls).connect(name, tcp)).await;
+        // It is no HTTP that is spoken here.
+        let mut tls = (*tls).clone();
+        tls.alpn_protocols.clear();
+        let connected = timeout(PATIENCE, tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp)).await;
         Pipe::Stream(Box::new(connected.map_err(|_| io::ErrorKind::TimedOut)??))
     } else {
         Pipe::Stream(Box::new(tcp))

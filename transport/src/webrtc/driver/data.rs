@@ -6,7 +6,7 @@ use crate::webrtc::channel::DataChannel;
 /// How long an orderly end waits for what was written to be acknowledged.
 const LINGER: Duration = Duration::from_secs(1);
 /// Messages of one wake-up before others get their turn.
-const TURN: usize = 64;
+const AT_ONCE: usize = 64;
 
 impl Driver {
     pub(super) fn opened(&mut self, now: Instant) {
@@ -26,7 +26,7 @@ impl Driver {
         let now = Instant::now();
         let Some(message) = message else { return self.begin_close(now) };
         self.write_one(&message, now);
-        for _ in 0..TURN {
+        for _ in 0..AT_ONCE {
             if !self.gate.is_open() {
                 return;
             }
