@@ -13,6 +13,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response, Uri};
 use machine_api::proto::rpc::v1::auth_service_client::AuthServiceClient;
 use machine_api::proto::rpc::v1::{AuthenticateRequest, Credentials};
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -88,6 +89,14 @@ impl CloudLink {
         };
         let port = uri.port_u16().unwrap_or(port);
         Ok(Self(Arc::new(Shared { account, host, port, security, live: Mutex::new(None) })))
+    }
+
+    /// What the cloud's relays are to prove themselves by; `None` in clear.
+    pub(crate) fn tls(&self) -> Option<Arc<ClientConfig>> {
+        match &self.0.security {
+            Security::Tls { config, .. } => Some(config.clone()),
+            Security::Clear => None,
+        }
     }
 }
 

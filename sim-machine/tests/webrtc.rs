@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use machine_api::proto::rpc::v1::auth_service_client::AuthServiceClient;
 use machine_api::proto::rpc::v1::{AuthenticateRequest, Credentials};
+use machine_api::proto::rpc::webrtc::v1::OptionalWebRtcConfigRequest;
+use machine_api::proto::rpc::webrtc::v1::signaling_service_client::SignalingServiceClient;
 use machine_api::viam::component::motor::v1::SetPowerRequest;
 use machine_api::viam::component::motor::v1::motor_service_client::MotorServiceClient;
 use machine_api::viam::robot::v1::robot_service_client::RobotServiceClient;
@@ -22,8 +24,9 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tower::service_fn;
-use transport::webrtc::{CandidateKind, Control, IcePolicy, PeerOptions, TurnFilter};
-use transport::{Lane, Link};
+use transport::tls::Trust;
+use transport::webrtc::{CandidateKind, Control, IcePolicy, IceServer, PeerOptions, TurnFilter};
+use transport::{Address, ConnectOptions, Lane, Link, Security, Target, direct};
 
 const NAME: &str = "rtc-main.loc1.viam.cloud";
 const W: Duration = Duration::from_millis(400);
@@ -247,19 +250,62 @@ async fn through_the_cloud_a_user_is_the_same_on_every_route() {
     assert!(refused.to_string().contains("authentication required"), "{refused}");
 }
 
+impl Clouded {
+    /// Calls with these options, which may only use relays, and drives; `how` is for messages.
+    async fn is_driven_by_relay(&self, how: &str, options: PeerOptions) {
+        let options = PeerOptions { policy: IcePolicy::RelayOnly, ..options };
+        let (link, _control) = self.call(&options).await;
+        let pair = link.pair().expect("WebRTC");
+        assert_eq!(pair.local.kind, CandidateKind::Relayed, "{how}: {pair}");
+        let power = SetPowerRequest { name: "m1".into(), power_pct: 0.5, extra: None };
+        on!(MotorServiceClient, link).set_power(power).await.expect("driven");
+        until("the motor turns", || self.machine.moves()).await;
+        link.sever("the test");
+        until("the motor stops with the connection", || !self.machine.moves()).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn through_relays_alone_it_is_driven() {
     let clouded = Clouded::start(|_| {}).await;
     for tcp in [false, true] {
         let turn = TurnFilter { tcp, ..TurnFilter::default() };
-        let options = PeerOptions { policy: IcePolicy::RelayOnly, turn, ..PeerOptions::default() };
-        let (link, _control) = clouded.call(&options).await;
-        let pair = link.pair().expect("WebRTC");
-        assert_eq!(pair.local.kind, CandidateKind::Relayed, "over TCP: {tcp}: {pair}");
-        let power = SetPowerRequest { name: "m1".into(), power_pct: 0.5, extra: None };
-        on!(MotorServiceClient, link).set_power(power).await.expect("driven");
-        until("the motor turns", || clouded.machine.moves()).await;
-        link.sever("the test");
-        until("the motor stops with the connection", || !clouded.machine.moves()).await;
+        clouded
+            .is_driven_by_relay(if tcp { "TCP" } else { "UDP" }, PeerOptions { turn, ..PeerOptions::default() })
+            .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn through_a_relay_over_tls_it_is_driven() {
+    let clouded = Clouded::start(|options| options.relay = None).await;
+    // The relay of another cloud, which has a certificate.
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut options = CloudOptions::new(folder.path().to_path_buf());
+    options.bind = "127.0.0.1:0".to_owned();
+    options.machines = vec![NAME.to_owned()];
+    options.relay = Some(RelayOptions { port: 0, public: None });
+    let other = Cloud::open(options).await.expect("ports");
+    let (address, user) = (other.address, other.state.users[0].clone());
+    let url = other.ice_urls.iter().find(|url| url.starts_with("turns:")).expect("over TLS").clone();
+    let ended = CancellationToken::new();
+    let _guard = ended.clone().drop_guard();
+    tokio::spawn(other.serve(ended));
+    let trust = Trust::system().trust_ca(&folder.path().join("ca.pem")).expect("an authority");
+    let config = trust.client_config().expect("a configuration");
+    let security = Security::Tls { config: config.clone(), name: "localhost".try_into().expect("a name") };
+    let target = Target { address: Address::Tcp(address), security };
+    let link = direct::connect(&target, &ConnectOptions::default(), &mut |_, _| {}).await.expect("a link");
+    let credentials = Credentials { r#type: "api-key".into(), payload: user.key };
+    let request = AuthenticateRequest { entity: user.id, credentials: Some(credentials) };
+    let token = on!(AuthServiceClient, link).authenticate(request).await.expect("known").into_inner().access_token;
+    let mut request = Request::new(OptionalWebRtcConfigRequest {});
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("ascii"));
+    request.metadata_mut().insert("rpc-host", NAME.parse().expect("ascii"));
+    let config_of = on!(SignalingServiceClient, link).optional_web_rtc_config(request).await.expect("allowed");
+    let servers = config_of.into_inner().config.expect("a configuration").additional_ice_servers;
+    let turn = servers.into_iter().find(|server| server.urls.contains(&url)).expect("TURN");
+    let server = IceServer { urls: vec![url], username: turn.username, credential: turn.credential };
+    let options = PeerOptions { ice_servers: vec![server], turn_tls: Some(config), ..PeerOptions::default() };
+    clouded.is_driven_by_relay("TLS", options).await;
 }

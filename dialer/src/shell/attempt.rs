@@ -150,7 +150,8 @@ impl Maker {
             let message = "a signaling service finds machines by name, and this one has none".to_owned();
             return Err(Failure { stage: Stage::Signaling, verdict: false, message });
         };
-        let options = PeerOptions { timeout: self.timeout, ..PeerOptions::default() };
+        let turn_tls = self.tls.as_ref().and_then(|tls| tls.trust.client_config().ok());
+        let options = PeerOptions { timeout: self.timeout, turn_tls, ..PeerOptions::default() };
         let service = Authorized { link: signaling.clone(), authorization: admitted.authorization.clone() };
         let mut stages = |stage, _| {
             let stage = match stage {

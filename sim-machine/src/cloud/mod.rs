@@ -117,7 +117,7 @@ impl Cloud {
         names.push("localhost".to_owned());
         let tls = if options.no_tls { None } else { Some(local_certificate(&options.folder, &names)?) };
         let relay = match &options.relay {
-            Some(relay) => Some(Relay::open(relay, address).await?),
+            Some(relay) => Some(Relay::open(relay, address, tls.clone()).await?),
             None => None,
         };
         let ice_urls = relay.as_ref().map(Relay::urls).unwrap_or_default();

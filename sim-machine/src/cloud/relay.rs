@@ -1,4 +1,4 @@
-//! STUN and TURN (RFC 8656) over UDP and TCP on one port: a sans-IO server per transport, and sockets around them.
+//! STUN and TURN (RFC 8656) over UDP, TCP and TLS on one port: a sans-IO server per transport, and sockets around them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::{hmac, rand};
 use machine_api::proto::rpc::webrtc::v1::IceServer;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use turn_server_proto::api::{SocketAllocateError, TcpConnectError, TurnServerApi, TurnServerPollRet};
@@ -28,6 +28,7 @@ use turn_server_proto::types::stun::message::{
 use turn_server_proto::types::stun::prelude::{MessageWrite, MessageWriteExt};
 
 use super::{CloudError, reachable};
+use machine_host::ServerConfig;
 
 /// What clients are asked to authenticate for.
 const REALM: &str = "lifeline";
@@ -41,6 +42,10 @@ const MAX_CONNECTIONS: usize = 256;
 const QUEUE: usize = 1024;
 /// How long a TCP connection may say nothing whole, in seconds; clients refresh what they hold every few minutes.
 const SILENT: Duration = Duration::from_secs(900);
+/// How long a connection has for its first byte and for TLS.
+const GREETING: Duration = Duration::from_secs(10);
+/// The first byte of TLS (RFC 7983): no STUN message or channel data begins with it.
+const TLS_HANDSHAKE: u8 = 22;
 /// Credentials are good for one to two of these.
 const CREDENTIAL_LIFE: u64 = 3600;
 /// Names that are kept for those who use only the hash of theirs; who comes after so many is asked for the name itself.
@@ -73,10 +78,11 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    fn new(address: SocketAddr) -> io::Result<Self> {
+    fn new(address: SocketAddr, tls: bool) -> io::Result<Self> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new());
         let key = key.map_err(|_| io::Error::other("the system gives no randomness"))?;
-        let turn = ["udp", "tcp"].iter().map(|transport| format!("turn:{address}?transport={transport}")).collect();
+        let mut turn = vec![format!("turn:{address}?transport=udp"), format!("turn:{address}?transport=tcp")];
+        turn.extend(tls.then(|| format!("turns:{address}?transport=tcp")));
         Ok(Self { key: Arc::new(key), given: Arc::default(), stun: format!("stun:{address}"), turn })
     }
 
@@ -133,6 +139,10 @@ fn good_until(username: &str) -> Option<u64> {
     username.split_once(':')?.0.parse().ok()
 }
 
+/// A connection, whatever carries it.
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
 /// What arrived, where.
 struct Arrived {
     transport: TransportType,
@@ -152,6 +162,7 @@ const TCP: usize = 1;
 pub struct Relay {
     udp: Arc<UdpSocket>,
     tcp: TcpListener,
+    tls: Option<TlsAcceptor>,
     local: SocketAddr,
     public: IpAddr,
     credentials: Credentials,
@@ -165,8 +176,12 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Opens its ports beside a cloud that serves at `cloud`.
-    pub async fn open(options: &RelayOptions, cloud: SocketAddr) -> Result<Self, CloudError> {
+    /// Opens its ports beside a cloud that serves at `cloud`, with its certificate where it has one.
+    pub async fn open(
+        options: &RelayOptions,
+        cloud: SocketAddr,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> Result<Self, CloudError> {
         let at = SocketAddr::new(cloud.ip(), options.port);
         let refused = |what| move |error| CloudError::Listen { what, address: at.to_string(), error };
         let tcp = TcpListener::bind(at).await.map_err(refused("TCP"))?;
@@ -174,11 +189,13 @@ impl Relay {
         let at = tcp.local_addr().map_err(refused("TCP"))?;
         let udp = UdpSocket::bind(at).await.map_err(refused("UDP"))?;
         let public = options.public.unwrap_or_else(|| reachable(at.ip()));
-        let credentials = Credentials::new(SocketAddr::new(public, at.port())).map_err(refused("UDP"))?;
+        let credentials =
+            Credentials::new(SocketAddr::new(public, at.port()), tls.is_some()).map_err(refused("UDP"))?;
         let server = |transport| TurnServer::new(transport, at, REALM.to_owned());
         Ok(Self {
             udp: Arc::new(udp),
             tcp,
+            tls: tls.map(TlsAcceptor::from),
             local: at,
             public,
             credentials,
@@ -226,9 +243,19 @@ impl Relay {
         }
         let _ = stream.set_nodelay(true);
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let (reads, writes) = stream.into_split();
-        let (local, to) = (self.local, self.arrivals.0.clone());
+        let (local, to, tls) = (self.local, self.arrivals.0.clone(), self.tls.clone());
         let task = tokio::spawn(async move {
+            let mut first = [0];
+            let greeted = tokio::time::timeout(GREETING, async {
+                stream.peek(&mut first).await?;
+                let stream: Box<dyn Duplex> = match tls {
+                    Some(tls) if first[0] == TLS_HANDSHAKE => Box::new(tls.accept(stream).await?),
+                    _ => Box::new(stream),
+                };
+                Ok::<_, io::Error>(stream)
+            });
+            let Ok(Ok(stream)) = greeted.await else { return };
+            let (reads, writes) = tokio::io::split(stream);
             tokio::select! {
                 () = read_frames(reads, from, local, to) => {}
                 () = write_frames(writes, receiver) => {}
@@ -420,7 +447,12 @@ async fn read_datagrams(socket: Arc<UdpSocket>, local: SocketAddr, server: usize
 }
 
 /// STUN messages and channel data as they are framed over TCP (RFC 8656 section 12.5), until the connection ends.
-async fn read_frames(mut stream: OwnedReadHalf, from: SocketAddr, local: SocketAddr, to: mpsc::Sender<Arrived>) {
+async fn read_frames(
+    mut stream: impl AsyncRead + Unpin,
+    from: SocketAddr,
+    local: SocketAddr,
+    to: mpsc::Sender<Arrived>,
+) {
     loop {
         let frame = tokio::time::timeout(SILENT, async {
             let mut frame = vec![0; 4];
@@ -438,9 +470,9 @@ async fn read_frames(mut stream: OwnedReadHalf, from: SocketAddr, local: SocketA
     }
 }
 
-async fn write_frames(mut stream: OwnedWriteHalf, mut frames: mpsc::Receiver<Vec<u8>>) {
+async fn write_frames(mut stream: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<Vec<u8>>) {
     while let Some(frame) = frames.recv().await {
-        if stream.write_all(&frame).await.is_err() {
+        if stream.write_all(&frame).await.is_err() || stream.flush().await.is_err() {
             return;
         }
     }
