@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 
 use machine_api::viam::component::motor::v1::motor_service_client::MotorServiceClient;
 use machine_api::viam::component::motor::v1::{IsMovingRequest, SetPowerRequest};
+use machine_api::viam::robot::v1::StartSessionRequest;
+use machine_api::viam::robot::v1::robot_service_client::RobotServiceClient;
+use machine_api::{ORDER_HEADER, SESSION_HEADER};
+use robot_client::Sessions;
 use support::{Samples, Served, authenticate, bar};
 use tonic::Request;
 use tonic::metadata::AsciiMetadataValue;
@@ -16,35 +20,47 @@ fn main() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let served = Served::start(Duration::from_secs(2), false);
     runtime.block_on(async {
-        let robot = served.client(&format!("localhost:{}", served.address.port())).connect().await.expect("connected");
-        let mut ours = MotorServiceClient::new(robot.channel());
         let address = format!("localhost:{}", served.address.port());
-        let off = served.client(&address).sessions(robot_client::Sessions::Off).connect().await.expect("connected");
-        let mut without = MotorServiceClient::new(off.channel());
-        let channel = served.plain(&served.tls()).await;
-        let bearer: AsciiMetadataValue = authenticate(channel.clone()).await.parse().expect("a header");
-        let mut plain = MotorServiceClient::new(channel);
-        let with = |mut request: Request<SetPowerRequest>| {
-            request.metadata_mut().insert("authorization", bearer.clone());
-            request
-        };
+        let [robot, reader, off] = [Sessions::Auto, Sessions::Auto, Sessions::Off]
+            .map(|sessions| served.client(&address).sessions(sessions).connect());
+        let [robot, reader, off] = [robot.await, reader.await, off.await].map(|robot| robot.expect("connected"));
+        let [mut ours, mut reads, mut without] =
+            [&robot, &reader, &off].map(|robot| MotorServiceClient::new(robot.channel()));
+        // Every kind of call has a link of its own: none finds its link warmer than another does.
+        let mut plain = Vec::new();
+        for _ in 0..4 {
+            plain.push(served.plain(&served.tls()).await);
+        }
+        let bearer: AsciiMetadataValue = authenticate(plain[0].clone()).await.parse().expect("a header");
+        // What an existing client does in a session, and what numbers add to that at the machine.
+        let session = with_token(StartSessionRequest { resume: String::new() }, &bearer);
+        let session = RobotServiceClient::new(plain[0].clone()).start_session(session).await.expect("a session");
+        let session: AsciiMetadataValue = session.into_inner().id.parse().expect("a header");
+        let mut plain: Vec<_> = plain.into_iter().map(MotorServiceClient::new).collect();
         let power = || SetPowerRequest { name: "m1".into(), power_pct: 0.5, extra: None };
         let moving = || IsMovingRequest { name: "m1".into() };
-        let mut samples: [Samples; 5] = Default::default();
+        let mut samples: [Samples; 7] = Default::default();
         for round in 0..6_000 {
-            // Whoever comes after whom matters on a machine with few cores: the order goes round.
-            for place in 0..5 {
-                let which = (round + place) % 5;
-                let mut read = Request::new(moving());
-                read.metadata_mut().insert("authorization", bearer.clone());
-                let plain_power = with(Request::new(power()));
+            // Whoever comes after whom matters on a machine with few cores: each comes after each other as often.
+            let stride = 1 + round % 6;
+            for place in 0..7 {
+                let which = (round + place * stride) % 7;
+                let read = with_token(moving(), &bearer);
+                let mut plain_power = with_token(power(), &bearer);
+                if which == 1 || which == 2 {
+                    plain_power.metadata_mut().insert(SESSION_HEADER, session.clone());
+                }
+                if which == 2 {
+                    let order = format!("00000000000000ff-{}; open=", round + 1);
+                    plain_power.metadata_mut().insert(ORDER_HEADER, order.parse().expect("a header"));
+                }
                 let started = Instant::now();
                 match which {
-                    0 => drop(plain.set_power(plain_power).await.expect("moved")),
-                    1 => drop(without.set_power(power()).await.expect("moved")),
-                    2 => drop(ours.set_power(power()).await.expect("moved")),
-                    3 => drop(plain.is_moving(read).await.expect("read")),
-                    _ => drop(ours.is_moving(moving()).await.expect("read")),
+                    0..=2 => drop(plain[which].set_power(plain_power).await.expect("moved")),
+                    3 => drop(without.set_power(power()).await.expect("moved")),
+                    4 => drop(ours.set_power(power()).await.expect("moved")),
+                    5 => drop(plain[3].is_moving(read).await.expect("read")),
+                    _ => drop(reads.is_moving(moving()).await.expect("read")),
                 }
                 // The first thousand warm everything up.
                 if round >= 1_000 {
@@ -52,8 +68,10 @@ fn main() {
                 }
             }
         }
-        let [plain_power, bare_power, our_power, plain_read, our_read] = samples;
+        let [plain_power, stock_power, numbered_power, bare_power, our_power, plain_read, our_read] = samples;
         plain_power.print("SetPower, plain tonic");
+        stock_power.print("SetPower, plain tonic, in a session");
+        numbered_power.print("SetPower, plain tonic, in a session, numbered");
         bare_power.print("SetPower, ours, without a session");
         our_power.print("SetPower, ours, in a session");
         plain_read.print("IsMoving, plain tonic");
@@ -61,7 +79,15 @@ fn main() {
         let above = |ours: &Samples, plain: &Samples| ours.median().saturating_sub(plain.median());
         bar("SetPower in a session, above plain tonic", above(&our_power, &plain_power), Duration::from_micros(15));
         bar("IsMoving, above plain tonic", above(&our_read, &plain_read), Duration::from_micros(15));
-        robot.close().await;
-        off.close().await;
+        for robot in [robot, reader, off] {
+            robot.close().await;
+        }
     });
+}
+
+/// A request of somebody who was let in.
+fn with_token<T>(message: T, bearer: &AsciiMetadataValue) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", bearer.clone());
+    request
 }

@@ -230,6 +230,48 @@ async fn wrong_keys_and_strange_authorities_are_refused_before_any_call() {
     assert_eq!(usage.kind(), ConnectErrorKind::Usage);
 }
 
+/// Another machine of the same owner, at the address where the one that is meant is expected: its certificate is good, and not for that name.
+#[tokio::test]
+async fn another_machine_of_the_same_authority_is_not_the_one_that_was_meant() {
+    let served = Served::with(|options| {
+        options.tls = Tls::Local(Default::default());
+        options.api_keys = [("id".to_owned(), "key".to_owned())].into();
+    })
+    .await;
+    let dial = || Robot::builder(&served.address).api_key("id", "key").trust_ca(served.folder.path().join("ca.pem"));
+    let other = dial().tls_name("other-main.loc1.viam.cloud").initial_attempts(1).connect().await;
+    let error = other.expect_err("another name");
+    assert_eq!(error.kind(), ConnectErrorKind::Unreachable);
+    assert!(error.to_string().contains("other-main.loc1.viam.cloud"), "{error}");
+    dial().connect().await.expect("the one that it is");
+}
+
+/// Whoever listens in clear where a machine is expected reads the beginning of a TLS handshake, and no credential.
+#[tokio::test]
+async fn who_speaks_no_tls_reads_no_credential() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("tcp").to_string();
+    let listening = tokio::spawn(async move {
+        let (mut tcp, _) = listener.accept().await.expect("a caller");
+        let mut told = vec![0; 4096];
+        let length = tcp.read(&mut told).await.expect("something");
+        // The settings of a server that speaks HTTP/2 in clear.
+        tcp.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.expect("written");
+        told.truncate(length);
+        // It ends in whatever way, and nothing more is told.
+        let _ = tcp.read_to_end(&mut told).await;
+        told
+    });
+    let robot = Robot::builder(&address).api_key("an-id", "a-secret").initial_attempts(1).connect().await;
+    let error = robot.expect_err("no TLS");
+    assert_eq!(error.kind(), ConnectErrorKind::Unreachable);
+    assert!(error.to_string().contains("TLS"), "{error}");
+    let told = listening.await.expect("heard");
+    assert_eq!(told[..2], [22, 3], "a TLS handshake");
+    assert!(!told.windows(8).any(|part| part == b"a-secret") && !told.windows(5).any(|part| part == b"an-id"));
+}
+
 /// Answers on the local network in the machine's name, with a certificate of its own making, and reads what it is told.
 #[tokio::test]
 async fn a_spoofed_answer_sees_neither_credential_nor_call() {
