@@ -123,6 +123,8 @@ enum Peer {
     Python,
     /// The TypeScript SDK in headless Chromium, as a client of our machine.
     Browser,
+    /// The Go client of the machine server, as a client of our machine. Its modules take minutes and gigabytes the first time.
+    Go,
 }
 
 fn main() -> ExitCode {
@@ -144,6 +146,7 @@ fn main() -> ExitCode {
         Task::LabScenario { name, seed, soak, folder } => e2e::inside(&root, &name, seed, soak == "true", &folder),
         Task::LinkEmulator => lab::emulator::run(),
         Task::Interop { name: Peer::Browser } => interop::browser(&root),
+        Task::Interop { name: Peer::Go } => interop::go(&root),
         Task::Interop { name: Peer::Python } => interop::python(&root),
         Task::InteropInside { peer, folder } => interop::inside(&root, &peer, &folder),
         Task::Spec { json } => spec::run(&root, json),

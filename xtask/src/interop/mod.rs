@@ -1,6 +1,7 @@
 //! `cargo xtask interop NAME`: published peers, unmodified, against our machine and our client.
 
 mod browser;
+mod go;
 mod places;
 mod python;
 
@@ -17,6 +18,7 @@ use crate::lab;
 use crate::processes::Built;
 
 pub use browser::browser;
+pub use go::go;
 pub use python::python;
 
 /// A row of a table: what was tried, and how it went.
@@ -82,6 +84,7 @@ pub fn inside(root: &Path, peer: &str, folder: &Path) -> Outcome {
         let built = Built::already(root);
         match peer {
             "browser" => browser::inside(root, &built, folder),
+            "go" => go::inside(root, &built, folder),
             "python" => python::inside(root, &built, folder),
             other => Err(format!("{other} has no such part").into()),
         }
