@@ -4,6 +4,13 @@
 //! and it never changes while the route beneath it does. The [`LinkSwitch`] is what the session layer holds: it hears of
 //! *use*, *drain*, *hedge* and *validate*, tells what is held and what its beats found, and may use every link by itself.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the shell has a clock and tasks; the agent has not"
+)]
+
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod agent;
 mod carrier;
 mod channel;

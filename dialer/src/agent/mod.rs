@@ -14,6 +14,7 @@ mod prospect;
 pub mod rank;
 mod standby;
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test needs a first instant")]
 mod tests;
 mod types;
 

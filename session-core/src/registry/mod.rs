@@ -10,6 +10,26 @@
 //! `now` is the last argument of every input and comes from one clock that runs through suspend. Deadlines are compared with
 //! it before the input is used: a beat that sat in a queue while the process was stopped finds its session gone.
 //!
+//! # The states of a command and of a gate
+//!
+//! ```text
+//!   first message ─ admit ─► Run(ticket) ─ enter ─► inside ─ leave ─► (enter again) .. ─ handle_done ─► outcome kept, while wanted
+//!        │                      │            │  ▲                                                        │
+//!        │ Copy(ticket):        │       Busy ▼  │ Changed                                                ▼
+//!        │ waits for that       │           waits (500 ms in the shell)                                Forget
+//!        │ one's outcome        ▼
+//!        ▼                    Revoked: Stop, lapse, a later command, given up, cancelled. Never again;
+//!   refused: not run            what it still holds is stopped, then its handler hears Cancel.
+//!
+//!   gate:  at rest ── a ticket passes ──► held by its holder ── Stop succeeds ──► at rest
+//!                                            │   ▲                                   ▲
+//!                             Stop, lapse    ▼   │ a later ticket passes             │
+//!                                         stopping ── fails: again after 100, 200, 400 ms; then StopLost
+//!                                            └── not back after 500 ms: StopLost, shut until it returns
+//! ```
+//!
+//! A Stop does not wait for the write inside: it is called at once, and again when that write has returned.
+//!
 //! # The shell's loop
 //!
 //! ```
