@@ -5,7 +5,7 @@ mod rig;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use machine_api::viam::component::arm::v1::arm_service_client::ArmServiceClient;
 use machine_api::viam::component::arm::v1::move_through_joint_positions_streamed_request::{
     Init, Message, TrajectoryBatch,
@@ -98,14 +98,9 @@ async fn s42_a_cancelled_stream_stops_what_it_moved() {
     let joints = world.part("arm/a", Axes::at(&[0.0; 6], f64::INFINITY));
     served.machine.configure("a", Component::Arm(Arc::new(SimArm::new(joints.clone())))).expect("a thread");
     let robot = served.robot().await;
-    let say = |message| MoveThroughJointPositionsStreamedRequest { name: "a".into(), message: Some(message) };
-    let far = TrajectoryPoint {
-        positions: Some(JointPositions { values: vec![170.0, 80.0, 80.0, 80.0, 80.0, 80.0] }),
-        ..Default::default()
-    };
-    let batches = [say(Message::Init(Init::default())), say(Message::Batch(TrajectoryBatch { points: vec![far] }))];
     let mut arm = ArmServiceClient::new(robot.channel());
-    let mut acks = arm.move_through_joint_positions_streamed(stream::iter(batches)).await.expect("taken").into_inner();
+    let mut acks =
+        arm.move_through_joint_positions_streamed(stream::iter(far_away())).await.expect("taken").into_inner();
     let following = tokio::spawn(async move { acks.message().await });
     served.until("the arm moves", |_| joints.read(Body::is_moving)).await;
     let mut service = RobotServiceClient::new(robot.channel());
@@ -116,4 +111,33 @@ async fn s42_a_cancelled_stream_stops_what_it_moved() {
     assert_eq!(ended.code(), Code::Cancelled);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!joints.read(Body::is_moving), "it moves on for nobody");
+}
+
+/// Without its first message, which names the arm, there is no trajectory, and nothing moves.
+#[tokio::test]
+async fn s26_a_stream_keeps_its_first_message_and_stops_with_its_session() {
+    let served = Served::start().await;
+    let world = World::new(Observer::none()).expect("a thread");
+    let joints = world.part("arm/a", Axes::at(&[0.0; 6], f64::INFINITY));
+    served.machine.configure("a", Component::Arm(Arc::new(SimArm::new(joints.clone())))).expect("a thread");
+    let path = Proxy::start(&served.address);
+    let robot = Robot::builder(&path.address).insecure(true).connect().await.expect("connected");
+    let mut arm = ArmServiceClient::new(robot.channel());
+    let open = stream::iter(far_away()).chain(stream::pending());
+    let _acks = arm.move_through_joint_positions_streamed(open).await.expect("taken");
+    served.until("the arm moves", |_| joints.read(Body::is_moving)).await;
+    assert_eq!(served.sessions(), 1);
+    path.cut();
+    served.until("the session is over", |s| s.sessions() == 0).await;
+    served.until("the arm rests", |_| !joints.read(Body::is_moving)).await;
+}
+
+/// A trajectory that takes longer than any of these tests.
+fn far_away() -> [MoveThroughJointPositionsStreamedRequest; 2] {
+    let say = |message| MoveThroughJointPositionsStreamedRequest { name: "a".into(), message: Some(message) };
+    let far = TrajectoryPoint {
+        positions: Some(JointPositions { values: vec![170.0, 80.0, 80.0, 80.0, 80.0, 80.0] }),
+        ..Default::default()
+    };
+    [say(Message::Init(Init::default())), say(Message::Batch(TrajectoryBatch { points: vec![far] }))]
 }
