@@ -31,6 +31,8 @@ pub(crate) struct Carrier {
     pub tier: Tier,
     pub pass: Pass,
     pub standing: watch::Sender<Standing>,
+    /// How often what was out was decided: who waits must not miss a link that was given up and answered again at once.
+    decided: AtomicU32,
     pub meter: Meter,
     /// Checks and orders of a peer connection, where there is one.
     pub control: Option<Control>,
@@ -39,7 +41,18 @@ pub(crate) struct Carrier {
 impl Carrier {
     pub fn new(link: Link, route: Route, tier: Tier, pass: Pass, meter: Meter, control: Option<Control>) -> Arc<Self> {
         let standing = watch::Sender::new(Standing::Good);
-        Arc::new(Self { link, route, tier, pass, standing, meter, control })
+        Arc::new(Self { link, route, tier, pass, standing, decided: AtomicU32::new(0), meter, control })
+    }
+
+    /// What is out on the link is decided now.
+    pub fn decide(&self) {
+        self.decided.fetch_add(1, Ordering::AcqRel);
+        self.standing.send_replace(Standing::Lost);
+    }
+
+    /// Differs from what it was when what was out then is decided.
+    pub fn decided(&self) -> u32 {
+        self.decided.load(Ordering::Acquire)
     }
 
     /// Whether nothing new may be sent on it, also before the agent heard of it.

@@ -67,6 +67,8 @@ pub enum SwapReason {
     Better,
     /// The old one did not answer any more.
     Dead,
+    /// The old one answered so late that a window could have passed, and another did not.
+    Stalled,
     /// The old one ended, in the transport's words.
     Closed(String),
 }
@@ -77,6 +79,7 @@ impl std::fmt::Display for SwapReason {
             Self::FirstDial => f.write_str("first dial"),
             Self::Better => f.write_str("better route"),
             Self::Dead => f.write_str("no answer on the old one"),
+            Self::Stalled => f.write_str("late answers on the old one"),
             Self::Closed(how) => write!(f, "the old one ended ({how})"),
         }
     }

@@ -220,20 +220,32 @@ impl RouteAgent {
         if self.phase == Phase::Over || given_up || prospect.refused || prospect.banned.is_some() {
             return false;
         }
-        // One link per route, save for one that is on its way out or does not answer.
+        // One link per route, save for one that is on its way out or does not answer, and beside a lone one that answers late.
+        let spare = self.spare_wanted(route);
         let busy = |line: &Line| line.route == *route && line.role == Role::Open && line.health == Health::Good;
-        if self.lines.values().any(busy) {
+        if self.lines.iter().any(|(link, line)| busy(line) && !(spare && self.primary == Some(*link))) {
             return false;
         }
         let Some(primary) = self.primary.and_then(|primary| self.lines.get(&primary)) else { return true };
         let both_silent = primary.health != Health::Good
             && self.standby.and_then(|standby| self.lines.get(&standby)).is_none_or(|line| line.health != Health::Good);
         if primary.route == *route {
-            return false;
+            return spare;
         }
         let leaving = self.lines.values().any(|line| line.route == *route && line.role != Role::Open);
         let better = prospect.candidate.tier < primary.facts.tier && !leaving;
-        better || both_silent || (self.standby_wanted() && self.standby.is_none() && !leaving)
+        // One over the primary's own route stands by for want of a better one.
+        let standby = self.standby.and_then(|standby| self.lines.get(&standby));
+        let makeshift = standby.is_none_or(|standby| standby.route == primary.route);
+        better || both_silent || (self.standby_wanted() && makeshift && !leaving)
+    }
+
+    /// Whether a second link over the primary's own route is wanted: it is alone, and has answered late. What one TCP connection has lost holds up
+    /// that one only.
+    fn spare_wanted(&self, route: &Route) -> bool {
+        let primary = self.primary.and_then(|primary| self.lines.get(&primary));
+        let late = primary.is_some_and(|primary| primary.lagged && primary.route == *route);
+        late && self.standby_wanted() && self.standby.is_none()
     }
 
     /// The first dial is over: what had to wait for its next round waits no more.

@@ -38,16 +38,26 @@ impl RouteAgent {
         self.settle(now);
     }
 
-    /// WebRTC: bytes stay unacknowledged while the path answers.
-    pub fn handle_stalled(&mut self, link: LinkId, now: Instant) {
+    /// WebRTC: whether data stays unacknowledged, for the longer of 150 ms and three round trips by now, while the path answers.
+    pub fn handle_stalled(&mut self, link: LinkId, stalled: bool, now: Instant) {
         self.advance(now);
         if let Some(line) = self.lines.get_mut(&link)
-            && !line.stalled
+            && line.facts.tier.is_webrtc()
         {
-            line.stalled = true;
-            self.tell(Event::Stalled { link });
+            let since = now.checked_sub(line.stalls(line)).unwrap_or(now);
+            line.stuck = stalled.then(|| line.stuck.unwrap_or(since));
+            self.unstall(link, now);
         }
         self.settle(now);
+    }
+
+    /// What was stuck moves again.
+    fn unstall(&mut self, link: LinkId, now: Instant) {
+        let Some(line) = self.lines.get_mut(&link) else { return };
+        let late = line.owing().is_some_and(|since| since + line.stalls(line) / 2 <= now);
+        if !late && std::mem::take(&mut line.stalled) {
+            self.tell(Event::Alive { link });
+        }
     }
 
     /// A probe was answered, after `rtt`.
@@ -58,11 +68,11 @@ impl RouteAgent {
         });
         if let Some((link, position)) = asked {
             if let Some(line) = self.lines.get_mut(&link) {
-                line.probes.remove(position);
-                // RFC 6298's smoothing of one eighth.
-                line.rtt = (line.rtt * 7 + rtt) / 8;
+                line.proved(position, rtt);
             }
-            self.life(link, Sign::Reply, now);
+            // Where checks are probes they prove the path, and nothing about data on it.
+            let webrtc = self.lines.get(&link).is_some_and(|line| line.facts.tier.is_webrtc());
+            self.life(link, if webrtc { Sign::Stun } else { Sign::Reply }, now);
         }
         self.settle(now);
     }
@@ -101,9 +111,10 @@ impl RouteAgent {
         let Some(line) = self.lines.get_mut(&link) else { return };
         let ladder = matches!(line.health, Health::Silent | Health::Suspect);
         line.alive(now);
-        if sign != Sign::Stun && std::mem::take(&mut line.stalled) {
-            self.tell(Event::Alive { link });
+        if sign != Sign::Stun {
+            line.stuck = None;
         }
+        self.unstall(link, now);
         let Some(line) = self.lines.get_mut(&link) else { return };
         if sign == Sign::Reply || sign == Sign::Refused {
             line.beats = (0, None);
@@ -201,8 +212,58 @@ impl RouteAgent {
     }
 
     fn probe_at(&self, link: LinkId, line: &Line) -> Option<Instant> {
-        let quiet = if line.health == Health::Good { line.probed.max(line.last_life) } else { line.probed };
-        (self.policy.probe && !line.leaving()).then(|| quiet + self.pace(link, line))
+        if !self.policy.probe || line.leaving() {
+            return None;
+        }
+        let pace = self.pace(link, line);
+        // Answers to calls say nothing about what else waits behind them in a TCP connection, so they replace no probe there.
+        let counted = line.health == Health::Good && (pace != BRISK || line.facts.tier.is_webrtc());
+        let quiet = if counted { line.probed.max(line.last_life) } else { line.probed };
+        // What the primary owes is asked of the standby too.
+        let owing = self.primary.filter(|_| self.standby == Some(link)).and_then(|primary| self.lines.get(&primary));
+        let compared = owing.and_then(|primary| Some(primary.owing()? + primary.patience()));
+        let at = quiet + pace;
+        Some(compared.map_or(at, |compared| at.min(compared.max(line.probed + BRISK))))
+    }
+
+    /// Since when the primary owes an answer although the standby has answered what it was asked much later. What was lost holds up all that is sent
+    /// behind it, and the answers that trickle in belong to the past.
+    fn outrun(&self, link: LinkId, line: &Line) -> Option<(Instant, &Line)> {
+        let standby = self.standby().filter(|_| self.primary == Some(link))?;
+        let (owing, standby) = (line.owing()?, self.lines.get(&standby)?);
+        standby.is_ahead(owing, line.outrun(standby) / 2).then_some((owing, standby))
+    }
+
+    /// When the primary counts as stalled: calls and beats go over the standby too.
+    fn stalled_at(&self, link: LinkId, line: &Line) -> Option<Instant> {
+        if line.stalled {
+            return None;
+        }
+        if line.facts.tier.is_webrtc() {
+            let standby = self.standby().filter(|_| self.primary == Some(link))?;
+            return Some(line.stuck? + line.stalls(self.lines.get(&standby)?));
+        }
+        self.outrun(link, line).map(|(owing, standby)| owing + line.stalls(standby))
+    }
+
+    /// When a stalled primary hands over to the standby: twice as late where that came off second best itself not long ago, so that two lossy ways do not
+    /// make routes flap, and on WebRTC, which recovers by itself sooner.
+    fn outrun_at(&self, link: LinkId, line: &Line) -> Option<Instant> {
+        let (owing, standby) = self.outrun(link, line).filter(|_| line.stalled)?;
+        // Answered checks prove a path, and nothing about the data on it: there a beat must have come through.
+        let by = line.outrun(standby) / 2;
+        if standby.facts.tier.is_webrtc() && standby.last_beat.is_none_or(|answered| answered < owing + by) {
+            return None;
+        }
+        let patient = standby.trial.is_some() || line.facts.tier.is_webrtc();
+        Some(owing + line.outrun(standby) * if patient { 2 } else { 1 })
+    }
+
+    /// When a direct link that is alone has answered so late that another one over the same route is worth having.
+    fn lagging_at(&self, link: LinkId, line: &Line) -> Option<Instant> {
+        let alone = self.primary == Some(link) && self.standby.is_none() && self.standby_wanted();
+        let owing = line.owing().filter(|_| alone && !line.lagged && !line.facts.tier.is_webrtc())?;
+        Some(owing + line.deadly() / 2)
     }
 
     fn answers(&self, link: LinkId) -> bool {
@@ -217,10 +278,13 @@ impl RouteAgent {
         {
             return None;
         }
-        if self.standby == Some(link) && self.primary.is_some_and(|primary| !self.answers(primary)) {
+        let late = |primary: LinkId| self.lines.get(&primary).is_some_and(|primary| primary.stalled);
+        if self.standby == Some(link) && self.primary.is_some_and(|primary| !self.answers(primary) || late(primary)) {
             return None;
         }
-        line.dead_at()
+        let dead = line.dead_at(self.primary == Some(link) && self.standby.is_none())?;
+        // Nothing waits for a link that carries nothing: it gets more time.
+        Some(if self.primary == Some(link) { dead } else { dead + line.deadly() * 2 })
     }
 
     pub(super) fn redeem_at(&self, link: LinkId, line: &Line) -> Option<Instant> {
@@ -249,6 +313,9 @@ impl RouteAgent {
                 perhaps(line.silent_at(), Timer::Silent);
                 perhaps(line.suspect_at().filter(|_| self.primary == Some(*link)), Timer::Suspect);
                 perhaps(self.given_up_at(*link, line), Timer::Dead);
+                perhaps(self.lagging_at(*link, line), Timer::Silent);
+                perhaps(self.stalled_at(*link, line), Timer::Suspect);
+                perhaps(self.outrun_at(*link, line), Timer::Dead);
                 perhaps(self.redeem_at(*link, line), Timer::Redeem);
                 perhaps(self.faltered_at(line), Timer::Redeem);
             }
@@ -303,6 +370,7 @@ impl RouteAgent {
             if due(self.given_up_at(link, line)) {
                 self.bury(link, now);
             }
+            self.lag_due(link, now);
             let Some(line) = self.lines.get(&link) else { return };
             let (faltered, redeemed) = (due(self.faltered_at(line)), due(self.redeem_at(link, line)));
             let probe = due(self.probe_at(link, line));
@@ -329,6 +397,48 @@ impl RouteAgent {
         {
             line.validation = Validation::Unasked;
         }
+    }
+
+    fn lag_due(&mut self, link: LinkId, now: Instant) {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let Some(line) = self.lines.get(&link) else { return };
+        let (lagging, stalled) = (due(self.lagging_at(link, line)), due(self.stalled_at(link, line)));
+        if due(self.outrun_at(link, line)) {
+            return self.hand_over(link, now);
+        }
+        let Some(line) = self.lines.get_mut(&link) else { return };
+        line.lagged |= lagging;
+        if stalled {
+            line.stalled = true;
+            self.tell(Event::Stalled { link });
+        }
+    }
+
+    /// The standby carries calls instead of a primary that answers too late. That one stays warm, and is not preferred again before its penance
+    /// is over.
+    fn hand_over(&mut self, link: LinkId, now: Instant) {
+        let Some(next) = self.standby() else { return };
+        if self.owes_a_stock_machine() {
+            self.outputs.push_back(Output::Abort { link });
+            self.remove(link);
+            return self.use_link(next);
+        }
+        let Some(line) = self.lines.get_mut(&link) else { return };
+        let owing = line.owing().map(|since| since.min(now));
+        (line.stalled, line.health, line.contrast) = (false, Health::Silent, None);
+        line.waiting = line.waiting.or(owing);
+        if let Some(prospect) = self.prospects.get_mut(&line.route) {
+            prospect.died();
+            line.trial = Some(now + prospect.penance());
+        }
+        self.use_link(next);
+        self.outputs.push_back(Output::Decide { link });
+    }
+
+    /// Safety.md 6: an unanswered monitored call must not act after the first one on a new link.
+    fn owes_a_stock_machine(&self) -> bool {
+        let unanswered = matches!(self.held, Held::Session { monitored_out, .. } if monitored_out > 0);
+        self.peer == Peer::Stock && unanswered
     }
 
     fn turn_suspect(&mut self, link: LinkId) {
@@ -365,9 +475,7 @@ impl RouteAgent {
         }
         match standby {
             Some(next) if was_primary => {
-                let unanswered = matches!(self.held, Held::Session { monitored_out, .. } if monitored_out > 0);
-                if self.peer == Peer::Stock && unanswered {
-                    // Safety.md 6: an unanswered monitored call must not act after the first one on the new link.
+                if self.owes_a_stock_machine() {
                     self.outputs.push_back(Output::Abort { link });
                     self.remove(link);
                     self.use_link(next);
@@ -399,7 +507,7 @@ impl RouteAgent {
         }
         if self.primary == Some(link) && self.standby().is_none() {
             self.standby = None;
-            self.choose_standby();
+            self.choose_standby(now);
         }
         self.bury(link, now);
     }

@@ -12,6 +12,10 @@ pub(super) const PROBES_TO_DEATH: usize = 3;
 /// Silence that makes a link dead, at least: WebRTC, and direct, where probes share TCP's own loss recovery.
 const DEAD_WEBRTC: Duration = Duration::from_millis(300);
 const DEAD_DIRECT: Duration = Duration::from_millis(400);
+/// Round trips remembered.
+const SAMPLES: usize = 8;
+/// Bytes unacknowledged for this long stall a WebRTC link, at least.
+const STALL_WEBRTC: Duration = Duration::from_millis(150);
 
 /// What the answers of a link say about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +59,11 @@ pub(super) struct Line {
     pub boot: Option<u128>,
     /// Smoothed round trip: from probes only, starting at the handshake's.
     pub rtt: Duration,
+    /// What the newest answered probes took, newest last.
+    pub samples: VecDeque<Duration>,
     pub stalled: bool,
+    /// WebRTC: since when data is unacknowledged and none was acknowledged.
+    pub stuck: Option<Instant>,
     /// A link over a route that died does not replace a living one before.
     pub trial: Option<Instant>,
     pub last_life: Instant,
@@ -65,6 +73,10 @@ pub(super) struct Line {
     pub contrast: Option<Instant>,
     pub probes: VecDeque<(Attempt, Instant)>,
     pub probed: Instant,
+    /// When the newest probe that was answered had left.
+    pub proven: Option<Instant>,
+    /// It was alone and answered late: a second link over the same route is wanted beside it.
+    pub lagged: bool,
     /// Beats unanswered in a row, and when the first was found out.
     pub beats: (usize, Option<Instant>),
     pub last_beat: Option<Instant>,
@@ -84,13 +96,17 @@ impl Line {
             carried_unheld_motion: false,
             boot: None,
             rtt: facts.rtt,
+            samples: VecDeque::with_capacity(SAMPLES),
             stalled: false,
+            stuck: None,
             trial,
             last_life: now,
             waiting: None,
             contrast: None,
             probes: VecDeque::new(),
             probed: now,
+            proven: None,
+            lagged: false,
             beats: (0, None),
             last_beat: None,
             answering: None,
@@ -120,14 +136,55 @@ impl Line {
         self.contrast.filter(|_| self.health == Health::Silent).map(|answered| answered + self.patience())
     }
 
-    /// When three probes of this silence are unanswered and it has lasted long enough; `None`: not three were sent.
-    pub fn dead_at(&self) -> Option<Instant> {
+    /// Since when something that left in order is unanswered. Direct: the oldest probe; answers to what left before it, however many still come, say
+    /// nothing about what leaves now. WebRTC, whose probes check the path alone: data.
+    pub fn owing(&self) -> Option<Instant> {
+        if self.facts.tier.is_webrtc() { self.stuck } else { self.probes.front().map(|(_, sent)| *sent) }
+    }
+
+    /// What is owed for this long makes a link stalled.
+    pub fn stalls(&self, than: &Self) -> Duration {
+        if self.facts.tier.is_webrtc() { STALL_WEBRTC.max(self.rtt * 3) } else { self.outrun(than) }
+    }
+
+    /// What is owed for this long is too late where the other link is not.
+    pub fn outrun(&self, than: &Self) -> Duration {
+        DEAD_DIRECT.max(self.way().min(than.way()) * 4)
+    }
+
+    /// Whether this link was asked, and has answered, so much later than `owing` that the one which owes since then is late by its own fault.
+    pub fn is_ahead(&self, owing: Instant, by: Duration) -> bool {
+        let late = self.owing().is_some_and(|own| own < owing + by);
+        self.health != Health::Dead && !late && self.proven.is_some_and(|proven| proven >= owing + by)
+    }
+
+    /// The probe was answered; so was, or never will be, what left before it.
+    pub fn proved(&mut self, position: usize, rtt: Duration) {
+        self.proven = self.probes.drain(..=position).next_back().map(|(_, sent)| sent);
+        // RFC 6298's smoothing of one eighth; a handshake whose first packet was lost took a second longer than the way is long.
+        self.rtt = if self.samples.is_empty() { self.rtt.min(rtt) } else { (self.rtt * 7 + rtt) / 8 };
+        if self.samples.len() == SAMPLES {
+            self.samples.pop_front();
+        }
+        self.samples.push_back(rtt);
+    }
+
+    /// How long the way is, without what was lost on it: the best of the newest round trips.
+    fn way(&self) -> Duration {
+        self.samples.iter().copied().min().unwrap_or(self.rtt)
+    }
+
+    /// When three probes of this silence are unanswered and it has lasted long enough; `None`: not three were sent. A link that is `alone` is also
+    /// judged by its newest round trip: a way that became long is no dead one.
+    pub fn dead_at(&self, alone: bool) -> Option<Instant> {
         if !matches!(self.health, Health::Silent | Health::Suspect) {
             return None;
         }
         let since = self.waiting?;
         let (_, third) = self.probes.iter().filter(|(_, sent)| *sent >= since).nth(PROBES_TO_DEATH - 1)?;
-        Some((*third + self.patience()).max(since + self.deadly()))
+        let deadly =
+            if alone { self.deadly().max(self.samples.back().copied().unwrap_or_default() * 4) } else { self.deadly() };
+        Some((*third + self.patience()).max(since + deadly))
     }
 
     /// An answer that proves the path now; whatever waited before it says nothing about the future.

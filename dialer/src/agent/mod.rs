@@ -335,7 +335,7 @@ impl RouteAgent {
     fn derive(&mut self, now: Instant) {
         self.validate_links(now);
         self.choose_primary(now);
-        self.choose_standby();
+        self.choose_standby(now);
         self.validate_links(now);
         self.choose_hedge();
         self.dismiss_links(now);

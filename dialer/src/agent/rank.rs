@@ -20,7 +20,9 @@ pub struct PrimaryRank {
 /// How a link ranks as standby of a given primary: smaller is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StandbyRank {
-    /// A link that answers comes before one that does not.
+    /// A link that the session's beat has proven comes before one that it has not;
+    pub unproven: bool,
+    /// a link that answers comes before one that does not.
     pub unanswering: bool,
     /// Another interface or path survives what kills the primary;
     pub same_path: bool,
@@ -45,9 +47,11 @@ pub fn as_standby(
     link: LinkId,
     facts: &LinkFacts,
     rtt: Duration,
+    unproven: bool,
     unanswering: bool,
 ) -> StandbyRank {
     StandbyRank {
+        unproven,
         unanswering,
         same_path: facts.path == primary.path,
         same_kind: facts.tier.is_webrtc() == primary.tier.is_webrtc(),
@@ -110,20 +114,21 @@ mod tests {
     fn standby_table() {
         use Tier::*;
         let primary = facts(LanDirect, 1);
-        // Best first: (unanswering, tier, path, rtt in ms).
+        // Best first: (unproven, unanswering, tier, path, rtt in ms).
         let rows = [
-            (false, LanWebRtc, 2, 9),     // another path and another kind
-            (false, WebRtcRelayed, 2, 1), // the same, worse tier
-            (false, LanDirect, 2, 1),     // another path
-            (false, WanDirect, 2, 1),     // another path, worse tier
-            (false, LanWebRtc, 1, 1),     // the same path, another kind
-            (false, LanDirect, 1, 1),     // the same path and kind
-            (true, LanWebRtc, 2, 1),      // does not answer
+            (false, false, LanWebRtc, 2, 9),     // another path and another kind
+            (false, false, WebRtcRelayed, 2, 1), // the same, worse tier
+            (false, false, LanDirect, 2, 1),     // another path
+            (false, false, WanDirect, 2, 1),     // another path, worse tier
+            (false, false, LanWebRtc, 1, 1),     // the same path, another kind
+            (false, false, LanDirect, 1, 1),     // the same path and kind
+            (false, true, LanWebRtc, 2, 1),      // does not answer at the moment
+            (true, false, LanWebRtc, 2, 1),      // may be another process
         ];
         let ranks: Vec<_> = rows
             .iter()
-            .map(|&(unanswering, tier, path, ms)| {
-                as_standby(&primary, LinkId(5), &facts(tier, path), MS * ms, unanswering)
+            .map(|&(unproven, unanswering, tier, path, ms)| {
+                as_standby(&primary, LinkId(5), &facts(tier, path), MS * ms, unproven, unanswering)
             })
             .collect();
         assert!(ranks.windows(2).all(|pair| pair[0] < pair[1]), "{ranks:?}");

@@ -28,9 +28,9 @@ impl RouteAgent {
             .is_some_and(|line| line.role == Role::Open && line.health != Health::Dead && self.valid(line))
     }
 
-    pub(super) fn choose_standby(&mut self) {
+    pub(super) fn choose_standby(&mut self, now: Instant) {
         let wanted = self.standby_wanted();
-        let chosen = self.primary.filter(|_| wanted).and_then(|primary| self.best_standby(primary));
+        let chosen = self.primary.filter(|_| wanted).and_then(|primary| self.best_standby(primary, now));
         self.standby = chosen;
         let told = self.standby();
         if told != self.told_standby {
@@ -39,13 +39,15 @@ impl RouteAgent {
         }
     }
 
-    fn best_standby(&self, primary: LinkId) -> Option<LinkId> {
+    fn best_standby(&self, primary: LinkId, now: Instant) -> Option<LinkId> {
         let (facts, boot) = self.lines.get(&primary).map(|line| (line.facts, line.boot))?;
         let rank = |link: LinkId, line: &Line| {
-            let silent = line.health != Health::Good || !self.valid(line);
-            // Round trips wander: between equals the one that is standby already stays.
-            let rtt = if self.standby == Some(link) { Duration::ZERO } else { line.rtt };
-            rank::as_standby(&facts, link, &line.facts, rtt, silent)
+            // Round trips wander, and every way is silent at times: between equals the one that is standby already stays.
+            let (silent, rtt) = match self.standby == Some(link) {
+                true => (line.waiting.is_some_and(|since| since + line.deadly() <= now), Duration::ZERO),
+                false => (line.health != Health::Good, line.rtt),
+            };
+            rank::as_standby(&facts, link, &line.facts, rtt, !self.valid(line), silent)
         };
         self.lines
             .iter()
@@ -105,8 +107,10 @@ impl RouteAgent {
     pub(super) fn choose_hedge(&mut self) {
         let wanted = self.primary.zip(self.standby()).filter(|(primary, standby)| {
             let health = |link: &LinkId| self.lines.get(link).map(|line| (line.health, line.stalled));
+            // A standby that has answered is not left at its first lost packet.
+            let goes_on = self.hedge == Some((*primary, *standby));
             health(primary).is_some_and(|(health, stalled)| health == Health::Suspect || stalled)
-                && health(standby) == Some((Health::Good, false))
+                && health(standby).is_some_and(|(health, stalled)| goes_on || (health == Health::Good && !stalled))
         });
         if wanted == self.hedge {
             return;

@@ -126,8 +126,11 @@ pub(super) async fn send(
 ) -> Result<Response<Body>, Broken> {
     let first = exchange(shared, carrier, envelope);
     tokio::pin!(first);
-    let mut standing = carrier.standing.subscribe();
+    let (mut standing, decided) = (carrier.standing.subscribe(), carrier.decided());
     loop {
+        if carrier.decided() != decided {
+            return Err(lost());
+        }
         let on = match &*standing.borrow_and_update() {
             Standing::Good => None,
             Standing::Lost => return Err(lost()),

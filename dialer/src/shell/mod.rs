@@ -301,7 +301,7 @@ impl Task {
                 self.connected(attempt, route, made, now);
             }
             Input::Refused { link } => self.refused(link, now),
-            Input::Stalled { link } => self.agent.handle_stalled(link, now),
+            Input::Stalled { link } => self.agent.handle_stalled(link, true, now),
             Input::Heard(address) => self.handle_found(Found::Candidate(Route::Direct(address), Origin::Mdns)),
             Input::Closed { link, why } => {
                 tracing::debug!(%link, %why, "link closed");

@@ -116,12 +116,13 @@ impl Task {
             Output::Drain { link, why, .. } => self.drain(link, why),
             Output::Decide { link } => {
                 if let Some(carrier) = self.carrier(link) {
-                    carrier.standing.send_replace(Standing::Lost);
+                    carrier.decide();
                 }
+                self.no_better_than(link, SwapReason::Stalled);
             }
             Output::Abort { link } => {
                 if let Some(served) = self.carriers.remove(&link) {
-                    served.carrier.standing.send_replace(Standing::Lost);
+                    served.carrier.decide();
                     served.carrier.link.sever("given up by the dialer");
                 }
             }
@@ -219,22 +220,24 @@ impl Task {
                 // What is out may finish; the agent aborts what then is still out.
                 Demotion::Better => carrier.link.close(),
                 // What is out is decided now; the link itself may answer again.
-                Demotion::Dead => {
-                    carrier.standing.send_replace(Standing::Lost);
-                }
+                Demotion::Dead => carrier.decide(),
             }
         }
         if why == Demotion::Dead {
-            self.shared.status.send_if_modified(|status| match &mut status.last_swap {
-                // It was taken for better when it was told; the old one is dead.
-                Some(swap) if swap.why == SwapReason::Better && self.before == Some(link) => {
-                    swap.why = SwapReason::Dead;
-                    true
-                }
-                _ => false,
-            });
+            self.no_better_than(link, SwapReason::Dead);
         }
         self.tell(RouteEvent::Drain { link, why });
+    }
+
+    /// The last swap was taken for one to a better link when it was told; it was because of the old one.
+    fn no_better_than(&self, old: LinkId, why: SwapReason) {
+        self.shared.status.send_if_modified(|status| match &mut status.last_swap {
+            Some(swap) if swap.why == SwapReason::Better && self.before == Some(old) => {
+                swap.why = why;
+                true
+            }
+            _ => false,
+        });
     }
 
     fn event(&mut self, event: Event, now: Instant) {

@@ -143,7 +143,13 @@ impl<C: Ord + Clone> ClientSession<C> {
             return;
         }
         match result {
-            Ok(started) => self.started(started, asked, old, now),
+            Ok(started) => {
+                self.started(started, asked, old, now);
+                // Where the answer took long the first beat is due already: what has waited must not leave before it.
+                if self.next_beat().is_some_and(|at| at <= now) {
+                    self.beat_everywhere(now);
+                }
+            }
             Err(StartError::Unsupported) => self.lease = Lease::Unsupported,
             Err(error) => {
                 self.lease = old.map_or(Lease::Idle, |live| Lease::Live(Live { doubtful: true, ..live }));

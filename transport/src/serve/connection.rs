@@ -185,6 +185,8 @@ where
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(MAX_STREAMS)
+            // A lossy way delivers calls and what took them back in one burst, as many as may be open at once; twenty would end the connection.
+            .max_pending_accept_reset_streams(MAX_STREAMS as usize)
             .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(MAX_HEAD as u32);
         let mut connection = std::pin::pin!(builder.serve_connection(io, service));

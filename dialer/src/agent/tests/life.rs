@@ -81,7 +81,8 @@ fn s55_resource_exhausted_is_a_sign_of_life() {
     let (mut rig, primary, standby) = Rig::controlling();
     for _ in 0..100 {
         rig.agent.handle_sent(primary, rig.now);
-        rig.pass(MS * 15, &[standby]);
+        // A probe that is refused was answered.
+        rig.pass(MS * 15, &[primary, standby]);
         rig.agent.handle_life(primary, Sign::Refused, rig.now);
         rig.collect();
     }
@@ -188,17 +189,27 @@ fn one_unanswered_beat_makes_silent_and_no_more() {
 
 #[test]
 fn a_stalled_primary_is_hedged_until_something_is_acknowledged() {
-    let (mut rig, primary, standby) = Rig::controlling();
-    rig.agent.handle_stalled(primary, rig.now);
+    let (mut rig, primary, standby) = Rig::controlling_over(Tier::LanWebRtc);
+    rig.agent.handle_stalled(primary, true, rig.now);
     rig.collect();
     assert!(rig.saw(|output| *output == Output::Hedge { from: primary, on: standby }));
     // STUN proves the path, not SCTP.
     rig.agent.handle_life(primary, Sign::Stun, rig.now);
-    rig.collect();
+    rig.agent.handle_stalled(primary, true, rig.now);
+    rig.pass(MS * 300, &[primary, standby]);
     assert!(!rig.saw(|output| *output == Output::HedgeOff));
-    rig.agent.handle_life(primary, Sign::Sack, rig.now);
+    rig.agent.handle_stalled(primary, false, rig.now);
     rig.collect();
     assert!(rig.saw(|output| *output == Output::HedgeOff));
+    assert_eq!(rig.agent.primary(), Some(primary));
+    // One that stays stuck is replaced before a window is over.
+    rig.agent.handle_stalled(primary, true, rig.now);
+    rig.pass(MS * 500, &[primary, standby]);
+    assert_eq!(rig.agent.primary(), Some(primary), "no beat came through on the other");
+    rig.agent.handle_beat(standby, true, rig.now);
+    rig.pass(MS * 400, &[primary, standby]);
+    assert_eq!(rig.agent.primary(), Some(standby));
+    assert!(rig.saw(|output| *output == Output::Decide { link: primary }));
 }
 
 #[test]

@@ -16,7 +16,7 @@ enum Step {
     Closed(u8),
     Sent(u8),
     Life(u8),
-    Stalled(u8),
+    Stalled(u8, bool),
     Probe(u8),
     Beat(u8, bool),
     Validated(u8, bool),
@@ -37,7 +37,7 @@ fn step() -> impl Strategy<Value = Step> {
         any::<u8>().prop_map(Step::Closed),
         any::<u8>().prop_map(Step::Sent),
         any::<u8>().prop_map(Step::Life),
-        any::<u8>().prop_map(Step::Stalled),
+        (any::<u8>(), any::<bool>()).prop_map(|(n, stalled)| Step::Stalled(n, stalled)),
         any::<u8>().prop_map(Step::Probe),
         (any::<u8>(), any::<bool>()).prop_map(|(n, answered)| Step::Beat(n, answered)),
         (any::<u8>(), prop::bool::weighted(0.8)).prop_map(|(n, same)| Step::Validated(n, same)),
@@ -132,7 +132,7 @@ impl Model {
             }
             Step::Sent(n) => self.agent.handle_sent(self.link(n), now),
             Step::Life(n) => self.agent.handle_life(self.link(n), Sign::Reply, now),
-            Step::Stalled(n) => self.agent.handle_stalled(self.link(n), now),
+            Step::Stalled(n, stalled) => self.agent.handle_stalled(self.link(n), stalled, now),
             Step::Probe(n) => {
                 if !self.probes.is_empty() {
                     let probe = self.probes.remove(usize::from(n) % self.probes.len());

@@ -49,10 +49,18 @@ impl Rig {
 
     /// A rig that holds a session, with a validated standby.
     pub fn controlling() -> (Self, LinkId, LinkId) {
-        let (mut rig, primary) = Self::connected(Policy::default());
+        Self::controlling_over(LAN)
+    }
+
+    /// The same with links of another tier.
+    pub fn controlling_over(tier: Tier) -> (Self, LinkId, LinkId) {
+        let mut rig = Self::new(Policy::default());
+        rig.near(1, Origin::Given, tier);
+        let primary = rig.connect(1, facts(tier, 1));
+        rig.done(true);
         rig.hold(0, Peer::Ours { boot: 1 });
-        rig.near(2, Origin::Mdns, LAN);
-        let standby = rig.connect(2, facts(LAN, 2));
+        rig.near(2, Origin::Mdns, tier);
+        let standby = rig.connect(2, facts(tier, 2));
         rig.agent.handle_validated(standby, Validated::SameSession, rig.now);
         rig.collect();
         assert_eq!(rig.agent.standby(), Some(standby));

@@ -64,6 +64,24 @@ pub fn long_way(stage: &Stage) -> Outcome {
     client.no_swap(begun)
 }
 
+/// The round trip of the only path grows from 2 to 800 ms while driving.
+pub fn becomes_long(stage: &Stage) -> Outcome {
+    let place = TwoPaths::with(stage, &["one"], Policy::delayed(1))?;
+    let client = Driver::start(stage, &place.client, &place.machine, &place.machine.name, &["for=60"])?;
+    place.observer.moving("base/base", 0.0, Duration::from_secs(5))?;
+    sleep(Duration::from_millis(500 + stage.seed * 131 % 400));
+    let begun = place.lab.set("one", BOTH, Policy::delayed(400))?;
+    sleep(Duration::from_secs(8));
+    let end = now();
+    client.no_lapse()?;
+    truth::kept_moving(&place.observer, "base", begun, end)?;
+    truth::once_and_in_order(&place.observer, "base")?;
+    // Calls have nowhere to go until the first answer over the long way, and never again.
+    client.all_well("motion", begun + 2.0, end - 1.5)?;
+    stage.fact("links_made", client.routes("connected", begun).len());
+    Ok(())
+}
+
 fn steady(stage: &Stage, place: &TwoPaths, client: &Driver, seconds: u64) -> Outcome {
     let begun = now();
     sleep(Duration::from_secs(seconds));
