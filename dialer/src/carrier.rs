@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use transport::webrtc::Control;
 use transport::{Link, LinkId};
 
 use crate::agent::{Route, Tier};
+use crate::channel::Turns;
 use crate::pass::Pass;
 use crate::status::RouteStatus;
 
@@ -34,6 +35,8 @@ pub(crate) struct Carrier {
     /// How often what was out was decided: who waits must not miss a link that was given up and answered again at once.
     decided: AtomicU32,
     pub meter: Meter,
+    /// Numbered calls that may have to leave the link.
+    pub turns: Arc<Turns>,
     /// Checks and orders of a peer connection, where there is one.
     pub control: Option<Control>,
 }
@@ -41,7 +44,17 @@ pub(crate) struct Carrier {
 impl Carrier {
     pub fn new(link: Link, route: Route, tier: Tier, pass: Pass, meter: Meter, control: Option<Control>) -> Arc<Self> {
         let standing = watch::Sender::new(Standing::Good);
-        Arc::new(Self { link, route, tier, pass, standing, decided: AtomicU32::new(0), meter, control })
+        Arc::new(Self {
+            link,
+            route,
+            tier,
+            pass,
+            standing,
+            decided: AtomicU32::new(0),
+            meter,
+            turns: Arc::default(),
+            control,
+        })
     }
 
     /// What is out on the link is decided now.
@@ -187,8 +200,8 @@ pub(crate) struct Shared {
     pub links: arc_swap::ArcSwap<std::collections::BTreeMap<LinkId, Arc<Carrier>>>,
     /// Steps with every change of `primary` or of `swapping`.
     pub changed: watch::Sender<Signpost>,
-    /// Copies under way.
-    pub hedges: AtomicU32,
+    /// What each copy under way has a permit of.
+    pub hedges: Semaphore,
     /// Longest wait for a link of a call without a deadline.
     pub call_timeout: Duration,
     /// No call waits for a link.

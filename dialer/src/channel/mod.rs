@@ -3,6 +3,7 @@
 mod body;
 mod on_link;
 mod send;
+mod turns;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,7 +21,10 @@ use crate::carrier::{Carrier, Shared};
 use crate::plan::{CallPlan, DialClass};
 use body::Payload;
 pub(crate) use on_link::call_on;
+pub(crate) use send::MOST_HEDGES;
 use send::{Broken, Envelope};
+use turns::Turn;
+pub(crate) use turns::Turns;
 
 /// How often one call may be sent: the first time and once on each of the next links. A network that kills three links
 /// within one call is reported rather than chased.
@@ -89,6 +93,7 @@ async fn run(
         std::future::poll_fn(|cx| Poll::Ready(Payload::peek(body.take().unwrap_or_default(), plan.keep(), cx))).await;
     let mut envelope = Envelope { parts, payload, plan, deadline };
     let mut again = 0;
+    let mut leaving: Option<Turn> = None;
     loop {
         let carrier = match shared.primary.load_full() {
             Some(carrier) if !carrier.gone() => carrier,
@@ -98,7 +103,11 @@ async fn run(
         if !carrier.pass.is_proven() && !envelope.payload.repeatable() {
             carrier.pass.prove(&carrier.link).await;
         }
-        let broken = match send::send(shared, &carrier, &mut envelope).await {
+        if let Some(turn) = &leaving {
+            turn.comes().await;
+        }
+        let mut place = plan.numbered.then(|| carrier.turns.take());
+        let broken = match send::send(shared, &carrier, &mut envelope, leaving.take(), &mut place).await {
             Ok(reply) => return Ok(reply),
             Err(broken) => broken,
         };
@@ -106,6 +115,7 @@ async fn run(
         if again >= MOST_SENDS || !may_send_again(&envelope, &broken, again) {
             return broken.outcome(shared, &carrier);
         }
+        leaving = place;
         tracing::debug!(path = envelope.parts.uri.path(), again, "sending a call again on the next link");
     }
 }

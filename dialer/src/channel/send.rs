@@ -1,12 +1,12 @@
 //! One sending of a call: on one link, or on two while the first is suspect (routes.md 5).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -14,11 +14,12 @@ use transport::Lane;
 use transport::header::{GRPC_STATUS, GRPC_TIMEOUT};
 
 use super::body::{Collected, Guarded, Payload, collect};
+use super::turns::Turn;
 use crate::carrier::{Carrier, Shared, Standing};
 use crate::plan::{CallPlan, DialClass};
 
 /// Copies under way at once, per client.
-const MOST_HEDGES: u32 = 16;
+pub(crate) const MOST_HEDGES: usize = 16;
 /// Methods remembered for large replies; the protocol has a few hundred.
 const LARGE_METHODS: usize = 512;
 
@@ -123,8 +124,10 @@ pub(super) async fn send(
     shared: &Arc<Shared>,
     carrier: &Arc<Carrier>,
     envelope: &mut Envelope,
+    leaving: Option<Turn>,
+    place: &mut Option<Turn>,
 ) -> Result<Response<Body>, Broken> {
-    let first = exchange(shared, carrier, envelope);
+    let first = departing(exchange(shared, carrier, envelope), leaving);
     tokio::pin!(first);
     let (mut standing, decided) = (carrier.standing.subscribe(), carrier.decided());
     loop {
@@ -139,8 +142,17 @@ pub(super) async fn send(
         let hedge = on.filter(|on| {
             envelope.plan.hedged() && envelope.payload.repeatable() && !is_large(shared, envelope) && !on.gone()
         });
-        if let Some((on, permit)) = hedge.and_then(|on| Some((on, Permit::take(shared)?))) {
-            let second = exchange(shared, &on, envelope);
+        if let Some(on) = hedge {
+            let permit = tokio::select! {
+                biased;
+                reply = &mut first => return reply,
+                changed = standing.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return Err(lost()),
+                },
+                permit = permit(shared, place.as_ref()) => permit,
+            };
+            let second = departing(exchange(shared, &on, envelope), place.take());
             let reply = race(first, second, &mut standing).await;
             drop(permit);
             return reply;
@@ -151,6 +163,24 @@ pub(super) async fn send(
             changed = standing.changed() => if changed.is_err() { return Err(lost()) },
         }
     }
+}
+
+/// The call leaves when it is polled for the first time; then it is the next one's turn.
+fn departing<T>(call: impl Future<Output = T>, mut turn: Option<Turn>) -> impl Future<Output = T> {
+    let mut call = Box::pin(call);
+    std::future::poll_fn(move |cx| {
+        let reply = call.as_mut().poll(cx);
+        drop(turn.take());
+        reply
+    })
+}
+
+/// Waits for the call's turn, and until there are fewer copies than a client may have out; an error would mean that the client is gone.
+async fn permit<'a>(shared: &'a Shared, place: Option<&Turn>) -> Option<SemaphorePermit<'a>> {
+    if let Some(turn) = place {
+        turn.comes().await;
+    }
+    shared.hedges.acquire().await.ok()
 }
 
 /// Two copies are out: the first answer wins, an error waits for the other copy.
@@ -306,24 +336,6 @@ fn remember_large(shared: &Shared, path: &str) {
         && !large.contains(path)
     {
         large.insert(path.to_owned());
-    }
-}
-
-/// One of the copies a client may have out.
-struct Permit<'a> {
-    shared: &'a Shared,
-}
-
-impl<'a> Permit<'a> {
-    fn take(shared: &'a Shared) -> Option<Self> {
-        let more = |out: u32| (out < MOST_HEDGES).then_some(out + 1);
-        shared.hedges.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).ok().map(|_| Self { shared })
-    }
-}
-
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        self.shared.hedges.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -8,13 +8,12 @@ mod sources;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use discovery::{FinderOptions, MachineAddress, Surroundings};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use transport::{CloseReason, LinkId};
 
@@ -22,7 +21,7 @@ use crate::agent::{
     Attempt, Candidate, Failure, Held, LinkFacts, NetChange, Origin, Route, RouteAgent, Sign, Signaler, Stage,
 };
 use crate::carrier::{Carrier, Meter, Shared, Signpost, Wake};
-use crate::channel::MachineChannel;
+use crate::channel::{MOST_HEDGES, MachineChannel};
 use crate::flight::{DialError, Recorder};
 use crate::options::{Admit, DialOptions};
 use crate::pass::Pass;
@@ -106,7 +105,7 @@ impl Dialer {
             standby: ArcSwapOption::empty(),
             links: ArcSwap::default(),
             changed: watch::Sender::new(Signpost::default()),
-            hedges: AtomicU32::new(0),
+            hedges: Semaphore::new(MOST_HEDGES),
             call_timeout: options.call_timeout,
             fail_fast: options.fail_fast,
             status: watch::Sender::default(),

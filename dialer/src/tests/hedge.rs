@@ -1,7 +1,6 @@
 //! Copies of calls: on two links at once, the first answer wins.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -36,7 +35,7 @@ async fn pair() -> (Machine, Arc<Carrier>, Machine, Arc<Carrier>, MachineChannel
         standby: ArcSwapOption::empty(),
         links: ArcSwap::default(),
         changed: watch::Sender::default(),
-        hedges: AtomicU32::new(0),
+        hedges: tokio::sync::Semaphore::new(16),
         call_timeout: Duration::from_millis(500),
         fail_fast: false,
         status: watch::Sender::default(),
@@ -59,7 +58,7 @@ async fn a_read_is_answered_by_the_standby_while_the_primary_is_suspect() {
     primary.standing.send_replace(Standing::Hedged(standby));
     out.await.unwrap().unwrap();
     assert_eq!((first.seen(READ), second.seen(READ)), (1, 1));
-    assert_eq!(channel.shared.hedges.load(std::sync::atomic::Ordering::SeqCst), 0);
+    assert_eq!(channel.shared.hedges.available_permits(), 16);
 }
 
 #[tokio::test]
