@@ -278,7 +278,7 @@ impl Run {
     fn answer_if_waiting(&mut self) {
         if let Some(Answering { mut description, .. }) = self.answering.take() {
             description.complete = true;
-            self.exchange.handle_answer(&description);
+            self.exchange.handle_answer(description, Instant::now());
         }
     }
 
@@ -306,7 +306,7 @@ impl Run {
                 let _ = connection.commands.send(servers).await;
                 self.connection = Some(connection);
                 if offer.trickle && options.trickle {
-                    self.exchange.handle_answer(&description);
+                    self.exchange.handle_answer(description, Instant::now());
                 } else {
                     self.answering = Some(Answering { description, until: Instant::now() + GATHER });
                 }

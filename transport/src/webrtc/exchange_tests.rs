@@ -111,6 +111,12 @@ fn offered(sdp: String) -> AnswerRequest {
     request("a", answer_request::Stage::Init(AnswerRequestInitStage { sdp, ..Default::default() }))
 }
 
+/// A candidate of the caller's.
+fn told() -> AnswerRequest {
+    let update = AnswerRequestUpdateStage { candidate: Some(candidate(LINE)) };
+    request("a", answer_request::Stage::Update(update))
+}
+
 fn answered(answerer: &mut Answerer) -> Vec<&'static str> {
     use answer_response::Stage;
     std::iter::from_fn(|| answerer.poll_output())
@@ -142,10 +148,11 @@ fn an_answerer_sends_its_answer_first_and_done_once() {
     let (mut answerer, now, wall) = answerer();
     answerer.handle_candidate(LINE);
     answerer.handle_gathered();
-    answerer.handle_answer(&answer());
+    let mut whole = answer();
+    whole.complete = true;
+    answerer.handle_answer(whole, now);
     assert_eq!(answered(&mut answerer), ["init", "candidate"]);
-    let update = AnswerRequestUpdateStage { candidate: Some(candidate(LINE)) };
-    answerer.handle_request(request("a", answer_request::Stage::Update(update)), wall, now);
+    answerer.handle_request(told(), wall, now);
     answerer.handle_request(request("a", answer_request::Stage::Done(AnswerRequestDoneStage {})), wall, now);
     answerer.handle_open();
     answerer.handle_end(Some(Failure::new(Code::Cancelled, "the stream")));
@@ -154,10 +161,35 @@ fn an_answerer_sends_its_answer_first_and_done_once() {
 
 #[test]
 fn an_answerer_that_opens_first_is_done_before_the_caller_is() {
-    let (mut answerer, ..) = answerer();
-    answerer.handle_answer(&answer());
+    let (mut answerer, now, _) = answerer();
+    answerer.handle_answer(answer(), now);
     answerer.handle_open();
     assert_eq!(answered(&mut answerer), ["init", "done"]);
+}
+
+#[test]
+fn no_check_can_succeed_before_the_caller_has_begun_with_the_answer() {
+    let (mut answerer, now, wall) = answerer();
+    answerer.handle_request(told(), wall, now);
+    let mut first = answer();
+    first.candidates.push(LINE.to_owned());
+    answerer.handle_answer(first, now);
+    answerer.handle_candidate(LINE);
+    answerer.handle_gathered();
+    answerer.handle_request(told(), wall, now);
+    answerer.handle_request(request("a", answer_request::Stage::Done(AnswerRequestDoneStage {})), wall, now);
+    let Some(AnswererOutput::Send(AnswerResponse { stage: Some(answer_response::Stage::Init(init)), .. })) =
+        answerer.poll_output()
+    else {
+        panic!("the answer comes first")
+    };
+    assert_eq!(Description::decode(&init.sdp).expect("an answer").candidates, [""; 0]);
+    let due = answerer.poll_timeout().expect("something waits");
+    assert_eq!(due, now + HEAD_START);
+    answerer.handle_timeout(due - Duration::from_nanos(1));
+    assert!(answered(&mut answerer).is_empty(), "neither side's candidates, and no end, are told early");
+    answerer.handle_timeout(due);
+    assert_eq!(answered(&mut answerer), ["candidate", "candidate", "remote", "remote", "done"]);
 }
 
 #[test]
