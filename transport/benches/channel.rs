@@ -51,7 +51,7 @@ fn bar(what: &str, ratio: f64, bound: f64, at_most: bool) {
 #[derive(Clone)]
 struct Sides {
     machine: Handle,
-    library: Handle,
+    stack: Handle,
 }
 
 fn main() {
@@ -60,7 +60,7 @@ fn main() {
         builder.worker_threads(threads).enable_all().build().expect("a runtime")
     };
     let (machine, library, user) = (workers(2), workers(1), workers(1));
-    let sides = Sides { machine: machine.handle().clone(), library: library.handle().clone() };
+    let sides = Sides { machine: machine.handle().clone(), stack: library.handle().clone() };
     user.block_on(user.spawn(async move {
         measure(&sides, "in memory", || async { DataChannel::pair(PairLimits::default()) }).await;
         #[cfg(feature = "webrtc")]
@@ -109,7 +109,7 @@ async fn over_tls(sides: &Sides) -> Client {
     let security = Security::Tls { config, name: NAME.try_into().expect("a name") };
     let target = Target { address: Address::Tcp(address), security };
     let connecting = async move { direct::connect(&target, &ConnectOptions::default(), &mut |_, _| {}).await };
-    Client(sides.library.spawn(connecting).await.expect("no panic").expect("a link"))
+    Client(sides.stack.spawn(connecting).await.expect("no panic").expect("a link"))
 }
 
 async fn measure<F>(sides: &Sides, what: &str, pair: impl Fn() -> F)
@@ -122,13 +122,13 @@ where
     }
     println!("\n{what}");
     let pair = || {
-        let made = sides.library.spawn(pair());
+        let made = sides.stack.spawn(pair());
         async { made.await.expect("no panic") }
     };
     let (near, far) = pair().await;
     let (_seen, _events, _shutdown, _served) =
         sides.machine.spawn(async { conformance::machine(far) }).await.expect("no panic");
-    let link = sides.library.spawn(async { transport::webrtc::service::link(near) }).await.expect("no panic");
+    let link = sides.stack.spawn(async { transport::webrtc::service::link(near) }).await.expect("no panic");
     let channel = Client(link);
     let direct = over_tls(sides).await;
     unary(&channel, &direct, pair().await).await;
@@ -141,7 +141,7 @@ where
             sum.message().await.expect("a sum");
         }
     });
-    sides.library.spawn(beats(channel)).await.expect("no panic");
+    sides.stack.spawn(beats(channel)).await.expect("no panic");
     bulk.abort();
 }
 

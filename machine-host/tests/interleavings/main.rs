@@ -77,17 +77,20 @@ fn s25_a_lapse_ends_an_operation_between_its_writes() {
     });
 }
 
+/// One numbered command on two routes.
+fn two_copies(rig: &Rig) -> [thread::JoinHandle<Option<u64>>; 2] {
+    [(); 2].map(|()| {
+        let rig = rig.clone();
+        thread::spawn(move || rig.command(Some(ID), Some(&numbered(1, [])), 5))
+    })
+}
+
 /// Two copies of one number, on two routes.
 #[test]
 fn s90_two_copies_of_a_call_write_once_and_get_one_answer() {
     in_any_order(true, || {
         let rig = Rig::new();
-        let copies: Vec<_> = (0..2)
-            .map(|_| {
-                let rig = rig.clone();
-                thread::spawn(move || rig.command(Some(ID), Some(&numbered(1, [])), 5))
-            })
-            .collect();
+        let copies = two_copies(&rig);
         for copy in copies {
             assert_eq!(copy.join().expect("no panic"), Some(5), "each copy gets the outcome");
         }
@@ -101,12 +104,7 @@ fn s90_two_copies_of_a_call_write_once_and_get_one_answer() {
 fn s89_a_call_given_up_does_not_enter_after_the_beat_that_says_so() {
     in_any_order(false, || {
         let rig = Rig::new();
-        let copies: Vec<_> = (0..2)
-            .map(|_| {
-                let rig = rig.clone();
-                thread::spawn(move || rig.command(Some(ID), Some(&numbered(1, [])), 5))
-            })
-            .collect();
+        let copies = two_copies(&rig);
         assert!(rig.beat(Some(&numbered(2, []))), "the session lives");
         rig.over.happened();
         for copy in copies {

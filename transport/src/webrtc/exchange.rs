@@ -25,7 +25,7 @@ const OFFER_LIFE: Duration = Duration::from_secs(10);
 const EARLIEST: Duration = Duration::from_secs(5);
 /// Nor later: what an answerer does for one offer is bounded.
 const LATEST: Duration = Duration::from_secs(30);
-/// How long candidates wait behind an answer that does not hold them. webrtc-rs (0.x, below the published Python and C++ SDKs) begins its checks
+/// How long candidates wait behind an answer that does not hold them. webrtc-rs (below the published Python SDK) begins its checks
 /// with the answer and tells the rest of itself of that by another task: where a check succeeds before that task has had its turn, within
 /// some 1.5 ms on one host, it gives up DTLS with "ICE connection not started", and its user waits for the 20 s of a dial.
 const HEAD_START: Duration = Duration::from_millis(3);

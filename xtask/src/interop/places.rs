@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::Outcome;
+use crate::lab::run;
 use crate::processes::{Built, Machine, MachineOptions, Running};
 
 /// Where the cloud and the machine are; peers have a neighbour's address as well, since some use no loopback.
@@ -129,14 +130,4 @@ pub fn pair(machine: &Machine, since: f64) -> Result<String, Box<dyn std::error:
         last = Ok(pair.to_owned());
     }
     last
-}
-
-/// Runs a command whose words have no spaces in them.
-fn run(line: &str) -> Outcome {
-    let mut words = line.split_whitespace();
-    let output = Command::new(words.next().ok_or("no command")?).args(words).stdin(Stdio::null()).output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!("{line}: {}", String::from_utf8_lossy(&output.stderr).trim()).into())
 }

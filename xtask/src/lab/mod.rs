@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-pub use hosts::{BOTH, Host, Lab, WAYS};
+pub use hosts::{BOTH, Host, Lab, WAYS, run};
 pub use nat::Nat;
 
 use crate::Outcome;
