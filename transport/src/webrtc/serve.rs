@@ -20,7 +20,7 @@ use tower::{Service, ServiceExt};
 use super::channel::DataChannel;
 use super::frame::{Cutter, Piece, Trailers};
 use super::mux::{AHEAD, Callee, Limits, Opened, Read, single_request};
-use super::port::{For, Port, now, run};
+use super::port::{For, Port, Portion, now, run};
 use super::service::refusal;
 use crate::serve::{ConnectionEvent, Introduced, PeerConnection};
 use crate::{Body, CloseReason};
@@ -185,7 +185,8 @@ fn request(call: &Call, peer: Arc<PeerConnection>, opened: Opened) -> Result<Req
     let Opened { id, method, metadata, timeout } = opened;
     let path = PathAndQuery::try_from(method)
         .map_err(|_| Status::invalid_argument("the call's method is no path, /package.Service/Method"))?;
-    let incoming = Incoming { port: call.port.clone(), id, slices: VecDeque::new(), over: false };
+    let incoming =
+        Incoming { port: call.port.clone(), id, slices: VecDeque::new(), portion: Portion::default(), over: false };
     let mut request = Request::new(Body::new(incoming));
     *request.method_mut() = http::Method::POST;
     *request.version_mut() = http::Version::HTTP_2;
@@ -207,6 +208,7 @@ struct Incoming {
     id: u64,
     /// What is left of the message that is being read.
     slices: VecDeque<Bytes>,
+    portion: Portion,
     over: bool,
 }
 
@@ -216,7 +218,7 @@ impl http_body::Body for Incoming {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        if let Some(slice) = this.slices.pop_front() {
+        if let Some(slice) = ready!(this.portion.poll_slice(&mut this.slices, cx)) {
             return Poll::Ready(Some(Ok(Frame::data(slice))));
         }
         if this.over {

@@ -15,7 +15,7 @@ use tonic::Status;
 use super::channel::{CandidatePair, ChannelInfo, DataChannel, Sever};
 use super::frame::{Cutter, Piece, Trailers, Unsendable};
 use super::mux::{AHEAD, Caller, ORDINARY, Read};
-use super::port::{For, Port, now, run};
+use super::port::{For, Port, Portion, now, run};
 use crate::link::{CallError, Carrier, Link, LinkId, LinkInfo, LinkKind, Sent};
 use crate::timeout::grpc_timeout;
 use crate::{Body, CloseReason};
@@ -139,7 +139,8 @@ async fn call(
     if !upload.ended {
         tokio::spawn(upload.run(port.clone(), id));
     }
-    let mut answer = Answer { call, link, place, slices: VecDeque::new(), end: None, over: false };
+    let mut answer =
+        Answer { call, link, place, slices: VecDeque::new(), portion: Portion::default(), end: None, over: false };
     let metadata = poll_fn(|cx| answer.poll_head(cx)).await?;
     let mut response = http::Response::new(Body::empty());
     *response.headers_mut() = metadata;
@@ -225,6 +226,7 @@ struct Answer {
     place: Option<OwnedSemaphorePermit>,
     /// What is left of the message that is being read.
     slices: VecDeque<Bytes>,
+    portion: Portion,
     /// What came instead of a head.
     end: Option<Trailers>,
     over: bool,
@@ -271,7 +273,7 @@ impl http_body::Body for Answer {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        if let Some(slice) = this.slices.pop_front() {
+        if let Some(slice) = ready!(this.portion.poll_slice(&mut this.slices, cx)) {
             return Poll::Ready(Some(Ok(Frame::data(slice))));
         }
         if this.over {

@@ -22,18 +22,31 @@ impl Driver {
         }
     }
 
+    /// Whether the next message may be taken.
+    pub(super) fn takes(&self) -> bool {
+        self.open.is_some() && self.closing.is_none() && self.gate.is_open()
+    }
+
     pub(super) fn write(&mut self, message: Option<Bytes>) {
         let now = Instant::now();
-        let Some(message) = message else { return self.begin_close(now) };
-        self.write_one(&message, now);
+        match message {
+            Some(message) => self.write_one(&message, now),
+            None => self.begin_close(now),
+        }
+        self.write_waiting(now);
+    }
+
+    /// Writes what waits, as far as the gate lets it.
+    pub(super) fn write_waiting(&mut self, now: Instant) {
         for _ in 0..AT_ONCE {
-            if !self.gate.is_open() {
+            if !self.takes() {
                 return;
             }
             let Some(end) = &mut self.open else { return };
             match end.outgoing.try_recv() {
                 Ok(message) => self.write_one(&message, now),
-                Err(_) => return,
+                Err(mpsc::error::TryRecvError::Empty) => return,
+                Err(mpsc::error::TryRecvError::Disconnected) => self.begin_close(now),
             }
         }
     }

@@ -113,6 +113,11 @@ impl Driver {
             }
             let now = Instant::now();
             let was_open = self.open.is_some();
+            // What the socket has is read first below, and while data flows it always has something.
+            while let Ok(command) = commands.try_recv() {
+                self.handle_command(command, now);
+            }
+            self.write_waiting(now);
             self.act(now);
             if self.ended.is_some() {
                 break;
@@ -125,7 +130,7 @@ impl Driver {
             if sleep.deadline().into_std() != wake {
                 sleep.as_mut().reset(wake.into());
             }
-            let takes = self.open.is_some() && self.closing.is_none() && self.gate.is_open();
+            let takes = self.takes();
             let Self { wire, open, pending, .. } = &mut self;
             let own = async {
                 match wire {
