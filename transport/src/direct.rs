@@ -21,8 +21,10 @@ use crate::http2::{Http2, drive, places};
 use crate::link::{Link, LinkId, LinkInfo, LinkKind, chain};
 use crate::sever::{Cord, Severable, Socket};
 
-/// What HTTP/2, TLS and the kernel may each hold of unsent data: everything in these queues stands before a beat.
+/// What HTTP/2 and TLS may each hold of unsent data: everything in these queues stands before a beat.
 const SEND_BUFFER: usize = 16 << 10;
+/// What the kernel may hold of it: three packets. A lossy way carries one in a quarter of a second, and a beat waits for what is before it.
+const UNSENT: u32 = 4 << 10;
 /// Receive window of one stream: 4 MiB carry 300 Mbit/s at a round trip of 100 ms. Fixed; adaptive windows send pings,
 /// and existing machines close connections that ping more often than every 5 s.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -169,11 +171,9 @@ async fn open(address: &Address) -> io::Result<Socket> {
             let socket = SockRef::from(&tcp);
             // A killed process's queue dies with it: the machine must not get beats of a client that is gone.
             socket.set_linger(Some(Duration::ZERO))?;
-            #[cfg(target_os = "linux")]
-            if let Err(e) = socket.set_tcp_notsent_lowat(SEND_BUFFER as u32) {
-                tracing::debug!(error = %e, "TCP_NOTSENT_LOWAT not set");
-            }
-            Ok(Socket::Tcp(tcp))
+            let socket = Socket::Tcp(tcp);
+            socket.limit_unsent(UNSENT);
+            Ok(socket)
         }
         Address::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
     }
@@ -223,6 +223,7 @@ where
         .await
         .map_err(|e| (Stage::Http2, chain(&e), false))?;
     stages(Stage::Http2, started.elapsed());
+    cord.set_round_trip(info.rtt);
     // The connection owns the stream: the socket is closed with it, whoever still holds the link.
     let places = places();
     let connection = drive(connection, cord.clone(), places.clone());

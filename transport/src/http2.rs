@@ -74,14 +74,35 @@ pub(crate) struct Http2 {
 
 impl Carrier for Http2 {
     fn send(&self, link: &Link, request: http::Request<Body>, place: Option<OwnedSemaphorePermit>) -> Sent {
-        let (mut sender, link) = (self.sender.clone(), link.clone());
+        let (mut sender, link, cord) = (self.sender.clone(), link.clone(), self.cord.clone());
         Box::pin(async move {
+            let turn = match &place {
+                Some(_) => cord.clear().await,
+                None => {
+                    cord.hurry();
+                    None
+                }
+            };
             let (mut head, body) = request.into_parts();
             complete(&mut head, link.info());
             // Without a body the head is the whole call.
             let empty = body.is_end_stream();
             let (cut, pulled) = Cut::new(body);
-            match sender.try_send_request(http::Request::from_parts(head, cut)).await {
+            // It is handed over now; the answer is waited for below.
+            let mut reply = std::pin::pin!(sender.try_send_request(http::Request::from_parts(head, cut)));
+            let early = match turn {
+                Some(turn) => tokio::select! {
+                    biased;
+                    reply = &mut reply => Some(reply),
+                    () = turn.used() => None,
+                },
+                None => None,
+            };
+            let reply = match early {
+                Some(reply) => reply,
+                None => reply.await,
+            };
+            match reply {
                 Ok(response) => {
                     let (head, body) = response.into_parts();
                     Ok(http::Response::from_parts(head, Body::new(Held { body, link, place })))
@@ -109,6 +130,10 @@ impl Carrier for Http2 {
 
     fn bound_silence(&self, bound: Duration) {
         self.cord.set_user_timeout(bound);
+    }
+
+    fn set_round_trip(&self, round_trip: Duration) {
+        self.cord.set_round_trip(round_trip);
     }
 
     fn closes(&self) {

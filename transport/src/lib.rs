@@ -5,12 +5,14 @@
 //! [`serve`] (feature `server`).
 
 mod body;
+mod clearance;
 mod clock;
 pub mod direct;
 pub mod header;
 mod http2;
 mod link;
 pub mod message;
+mod pace;
 mod places;
 #[cfg(feature = "server")]
 pub mod serve;

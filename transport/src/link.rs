@@ -121,6 +121,8 @@ pub(crate) trait Carrier: Send + Sync {
     fn severed(&self) -> Option<&'static str>;
     /// How long sent data may stay unacknowledged.
     fn bound_silence(&self, bound: Duration);
+    /// How long the way is by now.
+    fn set_round_trip(&self, round_trip: Duration);
     /// An orderly end is near: what is queued is to arrive.
     fn closes(&self);
     /// When a byte was last read.
@@ -303,6 +305,11 @@ impl Link {
     pub fn hold(&self, window: Option<Duration>) {
         let bound = window.map_or(IDLE_USER_TIMEOUT, |w| (2 * w).max(MIN_HELD_USER_TIMEOUT));
         self.0.carrier.bound_silence(bound);
+    }
+
+    /// How long the way is by now, at its best: over a long one TCP's small packets are spread, so that beats do not wait for its window.
+    pub fn set_round_trip(&self, round_trip: Duration) {
+        self.0.carrier.set_round_trip(round_trip);
     }
 
     /// When a byte was last read.

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -13,6 +13,12 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
+
+use crate::clearance::Clearance;
+use crate::pace::{Leaves, Pace};
+
+/// What is written this soon after [`Cord::hurry`] is what was meant: the connection's task encodes it first.
+const HURRY: Duration = Duration::from_millis(5);
 
 /// The two kinds of sockets a direct link runs on.
 #[derive(Debug)]
@@ -36,6 +42,32 @@ impl Socket {
     #[cfg(not(target_os = "linux"))]
     fn repeat_steadily(&self) {}
 
+    /// Whether what does not fill a packet waits for more (TCP_CORK).
+    #[cfg(target_os = "linux")]
+    fn gather(&self, gather: bool) {
+        if let Self::Tcp(tcp) = self
+            && let Err(error) = SockRef::from(tcp).set_tcp_cork(gather)
+        {
+            tracing::debug!(%error, "TCP_CORK not set");
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn gather(&self, _: bool) {}
+
+    /// The kernel holds at most this many unsent bytes and then some (TCP_NOTSENT_LOWAT): they stand before whatever comes.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn limit_unsent(&self, bytes: u32) {
+        if let Self::Tcp(tcp) = self
+            && let Err(error) = SockRef::from(tcp).set_tcp_notsent_lowat(bytes)
+        {
+            tracing::debug!(%error, "TCP_NOTSENT_LOWAT not set");
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn limit_unsent(&self, _: u32) {}
+
     pub(crate) fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
         match self {
             Self::Tcp(s) => (s.local_addr().ok(), s.peer_addr().ok()),
@@ -58,6 +90,16 @@ pub(crate) struct Cord {
     last_read: AtomicU64,
     read: AtomicU64,
     written: AtomicU64,
+    /// Whether the socket takes what is written.
+    clearance: Clearance,
+    /// How small packets leave, where the way is long.
+    pace: Mutex<Option<Pace>>,
+    paced: AtomicBool,
+    /// Nanoseconds from `started` to the last wish to hurry; 0: none.
+    hurried: AtomicU64,
+    /// When the first bytes were written, and how long the first ones that were read after them took.
+    wrote: OnceLock<Instant>,
+    round_trip: OnceLock<Duration>,
 }
 
 impl Cord {
@@ -132,11 +174,101 @@ impl Cord {
         }
     }
 
+    /// What the kernel may hold of unsent bytes.
+    #[cfg(feature = "server")]
+    pub(crate) fn limit_unsent(&self, bytes: u32) {
+        if let Some(socket) = self.socket.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            socket.limit_unsent(bytes);
+        }
+    }
+
     /// Whether a close of the descriptor throws away what is queued (SO_LINGER 0).
     pub(crate) fn set_abortive(&self, abortive: bool) {
         let guard = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Socket::Tcp(tcp)) = guard.as_ref() {
             let _ = SockRef::from(tcp).set_linger(abortive.then_some(Duration::ZERO));
+        }
+    }
+
+    /// Resolves when the socket takes what is written, or is closed.
+    pub(crate) async fn clear(&self) -> Option<crate::clearance::Turn<'_>> {
+        tokio::select! {
+            biased;
+            turn = self.clearance.wait() => turn,
+            () = self.ended.cancelled() => None,
+        }
+    }
+
+    /// The round trip of the connection's first exchange: in TLS's handshake nobody thinks before answering.
+    #[cfg(feature = "server")]
+    pub(crate) fn first_round_trip(&self) -> Option<Duration> {
+        self.round_trip.get().copied()
+    }
+
+    /// How long the way is: over a long one small packets are spread.
+    pub(crate) fn set_round_trip(&self, round_trip: Duration) {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *pace {
+            Some(pace) => pace.set_round_trip(round_trip),
+            None => *pace = Pace::of(round_trip, Instant::now()),
+        }
+        self.paced.store(pace.is_some(), Ordering::Release);
+    }
+
+    /// What is written next is not gathered.
+    pub(crate) fn hurry(&self) {
+        if self.paced.load(Ordering::Acquire) {
+            self.hurried.store(self.nanos(), Ordering::Release);
+        }
+    }
+
+    fn nanos(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn is_hurried(&self) -> bool {
+        let at = self.hurried.load(Ordering::Acquire);
+        at > 0 && self.nanos().saturating_sub(at) < u64::try_from(HURRY.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Writes to the socket, gathering small packets where the way is long.
+    fn write(self: &Arc<Self>, act: impl FnOnce(&mut Socket) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let leaves = self.paced.load(Ordering::Acquire).then(|| {
+            let now = Instant::now();
+            let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+            pace.as_mut().map_or(Leaves::Now, |pace| pace.write(self.is_hurried(), now))
+        });
+        if let Some(Leaves::Gathered(at)) = leaves {
+            let cord = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep_until(at.into()).await;
+                cord.gathered();
+            });
+        }
+        let done = self.with(|socket| {
+            if let Some(Leaves::Gathered(_)) = leaves {
+                socket.gather(true);
+            }
+            let done = act(socket);
+            if leaves == Some(Leaves::Now) {
+                socket.gather(false);
+            }
+            done
+        });
+        self.clearance.note(done.is_ready());
+        if let Poll::Ready(Ok(written)) = done {
+            let _ = self.wrote.get_or_init(Instant::now);
+            self.written.fetch_add(written as u64, Ordering::Relaxed);
+        }
+        done
+    }
+
+    /// What was gathered leaves.
+    fn gathered(&self) {
+        let due =
+            self.pace.lock().unwrap_or_else(PoisonError::into_inner).as_mut().is_some_and(|p| p.due(Instant::now()));
+        if due && let Some(socket) = self.socket.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            socket.gather(false);
         }
     }
 
@@ -167,6 +299,12 @@ impl Severable {
             last_read: AtomicU64::new(0),
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            clearance: Clearance::default(),
+            pace: Mutex::new(None),
+            paced: AtomicBool::new(false),
+            hurried: AtomicU64::new(0),
+            wrote: OnceLock::new(),
+            round_trip: OnceLock::new(),
         });
         (Self(cord.clone()), cord)
     }
@@ -190,8 +328,10 @@ impl AsyncRead for Severable {
         });
         let read = buf.filled().len() - before;
         if read > 0 {
-            let elapsed = u64::try_from(cord.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            cord.last_read.store(elapsed, Ordering::Relaxed);
+            cord.last_read.store(cord.nanos(), Ordering::Relaxed);
+            if let Some(wrote) = cord.wrote.get() {
+                let _ = cord.round_trip.get_or_init(|| wrote.elapsed());
+            }
             cord.read.fetch_add(read as u64, Ordering::Relaxed);
         }
         done
@@ -202,14 +342,10 @@ impl AsyncWrite for Severable {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let cord = &self.0;
         cord.writer.register(cx.waker());
-        let done = cord.with(|socket| match socket {
+        cord.write(|socket| match socket {
             Socket::Tcp(s) => Pin::new(s).poll_write(cx, data),
             Socket::Unix(s) => Pin::new(s).poll_write(cx, data),
-        });
-        if let Poll::Ready(Ok(written)) = done {
-            cord.written.fetch_add(written as u64, Ordering::Relaxed);
-        }
-        done
+        })
     }
 
     fn poll_write_vectored(
@@ -219,14 +355,10 @@ impl AsyncWrite for Severable {
     ) -> Poll<io::Result<usize>> {
         let cord = &self.0;
         cord.writer.register(cx.waker());
-        let done = cord.with(|socket| match socket {
+        cord.write(|socket| match socket {
             Socket::Tcp(s) => Pin::new(s).poll_write_vectored(cx, data),
             Socket::Unix(s) => Pin::new(s).poll_write_vectored(cx, data),
-        });
-        if let Poll::Ready(Ok(written)) = done {
-            cord.written.fetch_add(written as u64, Ordering::Relaxed);
-        }
-        done
+        })
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -170,7 +170,7 @@ impl Line {
     }
 
     /// How long the way is, without what was lost on it: the best of the newest round trips.
-    fn way(&self) -> Duration {
+    pub fn way(&self) -> Duration {
         self.samples.iter().copied().min().unwrap_or(self.rtt)
     }
 

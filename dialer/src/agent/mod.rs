@@ -129,6 +129,11 @@ impl RouteAgent {
         self.lines.get(&link).map(|line| line.rtt)
     }
 
+    /// How long the way of a link is, without what was lost or waited on it: the best of its newest round trips.
+    pub fn way(&self, link: LinkId) -> Option<Duration> {
+        self.lines.get(&link).map(Line::way)
+    }
+
     /// Every link that may still carry something (not drained for a better one), oldest first.
     pub fn live_links(&self) -> Vec<LinkId> {
         self.lines.iter().filter(|(_, line)| !line.leaving()).map(|(link, _)| *link).collect()

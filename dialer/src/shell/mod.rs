@@ -313,6 +313,9 @@ impl Task {
             }
             Input::Probed { attempt, link, rtt, boot } => {
                 self.agent.handle_probe(attempt, rtt, now);
+                if let (Some(served), Some(way)) = (self.carriers.get(&link), self.agent.way(link)) {
+                    served.carrier.link.set_round_trip(way);
+                }
                 if self.agent.primary() == Some(link) {
                     let rtt = self.agent.rtt(link);
                     self.shared.status.send_if_modified(|status| std::mem::replace(&mut status.rtt, rtt) != rtt);

@@ -31,6 +31,8 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Unsent bytes per stream: replies of beats must not stand behind an image.
 const SEND_BUFFER: usize = 64 << 10;
+/// Unsent bytes in the kernel, likewise.
+const UNSENT: u32 = 16 << 10;
 /// How long a connection that holds nothing may be gone before that is found out.
 const QUIET: Duration = Duration::from_secs(30);
 /// Largest request head, in bytes.
@@ -126,12 +128,18 @@ pub(super) async fn run<S, E>(
 {
     let options = &shared.options;
     cord.set_nodelay();
+    cord.limit_unsent(UNSENT);
     cord.set_user_timeout(QUIET);
     cord.set_keepalive(QUIET);
     let ended = match &options.tls {
         None => http(&shared, stream, cord, place, local, remote).await,
         Some(tls) => match timeout(options.handshake_timeout, TlsAcceptor::from(tls.clone()).accept(stream)).await {
-            Ok(Ok(tls)) => http(&shared, tls, cord, place, local, remote).await,
+            Ok(Ok(tls)) => {
+                if let Some(round_trip) = cord.first_round_trip() {
+                    cord.set_round_trip(round_trip);
+                }
+                http(&shared, tls, cord, place, local, remote).await
+            }
             Ok(Err(e)) => Err(e),
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake in time")),
         },
