@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::Mutex;
-use transport::header::GRPC_STATUS;
+use transport::header::{BEARER, GRPC_STATUS};
 use transport::{Lane, Link};
 
 use crate::options::{Admit, Admitted};
@@ -17,6 +18,8 @@ use crate::probe::question;
 pub(crate) struct Pass {
     header: ArcSwapOption<HeaderValue>,
     proven: AtomicBool,
+    /// The machine takes it under a name that HTTP/2 compresses.
+    brief: AtomicBool,
     /// Whoever finds it doubtful asks once for all.
     asking: Mutex<()>,
     admit: Arc<dyn Admit>,
@@ -27,6 +30,7 @@ impl Pass {
         Self {
             header: ArcSwapOption::from(admitted.authorization.map(Arc::new)),
             proven: AtomicBool::new(!admitted.remembered),
+            brief: AtomicBool::new(false),
             asking: Mutex::new(()),
             admit,
         }
@@ -35,6 +39,25 @@ impl Pass {
     /// What calls carry.
     pub fn header(&self) -> Option<HeaderValue> {
         self.header.load().as_deref().cloned()
+    }
+
+    /// Writes it into the headers of a call.
+    pub fn write(&self, headers: &mut HeaderMap) {
+        let Some(mut authorization) = self.header() else { return };
+        if self.brief.load(Ordering::Acquire) {
+            // In the compression's table only the whole value can be guessed at, and it is a signature.
+            authorization.set_sensitive(false);
+            headers.insert(&BEARER, authorization);
+        } else {
+            headers.insert(AUTHORIZATION, authorization);
+        }
+    }
+
+    /// What the headers of a reply say of the machine.
+    pub fn learn(&self, reply: &HeaderMap) {
+        if reply.contains_key(&BEARER) {
+            self.brief.store(true, Ordering::Release);
+        }
     }
 
     /// Whether the machine has accepted it.
@@ -48,6 +71,7 @@ impl Pass {
         if is_unauthenticated(reply) {
             return !self.is_proven() || self.header().as_ref() != carried;
         }
+        self.learn(reply);
         if !self.is_proven() {
             self.proven.store(true, Ordering::Release);
         }
@@ -61,7 +85,7 @@ impl Pass {
         if self.is_proven() {
             return;
         }
-        match link.call(question(self.header()), Lane::Reserved).await {
+        match link.call(question(self), Lane::Reserved).await {
             Ok(reply) if is_unauthenticated(reply.headers()) => match self.admit.renew(link).await {
                 Ok(admitted) => self.header.store(admitted.authorization.map(Arc::new)),
                 Err(_) => return link.sever("the machine accepts neither the remembered token nor the credentials"),

@@ -9,12 +9,14 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
+use machine_api::BEARER_HEADER;
 use machine_api::proto::rpc::v1::auth_service_server::AuthService;
 use machine_api::proto::rpc::v1::{AuthenticateRequest, AuthenticateResponse};
 use serde::{Deserialize, Serialize};
 use session_core::Owner;
 use subtle::ConstantTimeEq;
 use tonic::{Request, Response, Status};
+use transport::header;
 use transport::serve::Introduced;
 use uuid::Uuid;
 
@@ -198,9 +200,9 @@ impl Authenticator {
     }
 }
 
-/// The one bearer token of a request.
+/// The one bearer token of a request, under either name.
 pub(crate) fn bearer(headers: &HeaderMap) -> Result<&str, Status> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let mut values = headers.get_all(AUTHORIZATION).iter().chain(headers.get_all(&header::BEARER));
     match (values.next(), values.next()) {
         (Some(value), None) if value.len() <= MAX_CREDENTIAL => {
             value.to_str().ok().and_then(|v| v.strip_prefix("Bearer ")).ok_or_else(|| {
@@ -217,7 +219,7 @@ impl AuthService for Authenticator {
         &self,
         request: Request<AuthenticateRequest>,
     ) -> Result<Response<AuthenticateResponse>, Status> {
-        if request.metadata().contains_key("authorization") {
+        if request.metadata().contains_key("authorization") || request.metadata().contains_key(BEARER_HEADER) {
             return Err(Status::invalid_argument("already authenticated; cannot re-authenticate"));
         }
         let access_token = self.token(request.into_inner())?;

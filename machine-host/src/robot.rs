@@ -6,9 +6,9 @@ use std::time::SystemTime;
 use machine_api::viam::common::v1::ResourceName as WireName;
 use machine_api::viam::robot::v1::robot_service_server::RobotService;
 use machine_api::viam::robot::v1::*;
-use machine_api::{BOOT_HEADER, ORDER_HEADER};
+use machine_api::{BEARER_HEADER, BOOT_HEADER, ORDER_HEADER};
 use session_core::SessionId;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status};
 use transport::serve::PeerConnection;
 use uuid::Uuid;
@@ -28,6 +28,16 @@ pub(crate) struct Robot {
     pub(crate) version: String,
     /// The machine's name in its cloud, split: `<machine>.<location>.viam.cloud`.
     pub(crate) name: String,
+}
+
+impl Robot {
+    /// Says which process of the machine answers, and what it takes.
+    fn introduce(&self, headers: &mut MetadataMap) {
+        if let Ok(boot) = self.boot.parse() {
+            headers.insert(BOOT_HEADER, boot);
+        }
+        headers.insert(BEARER_HEADER, MetadataValue::from_static("1"));
+    }
 }
 
 /// The version of the protocol's definitions that the messages were written from.
@@ -74,9 +84,7 @@ impl RobotService for Robot {
             Response::new(StartSessionResponse { id: started.id.to_string(), heartbeat_window: Some(window) });
         let headers = response.metadata_mut();
         headers.insert(ORDER_HEADER, MetadataValue::from_static("1"));
-        if let Ok(boot) = self.boot.parse() {
-            headers.insert(BOOT_HEADER, boot);
-        }
+        self.introduce(headers);
         Ok(response)
     }
 
@@ -185,10 +193,8 @@ impl RobotService for Robot {
             version: self.version.clone(),
             api_version: API_VERSION.to_owned(),
         });
-        // The answer to a client's probes says which process of the machine is at the other end of the link.
-        if let Ok(boot) = self.boot.parse() {
-            response.metadata_mut().insert(BOOT_HEADER, boot);
-        }
+        // The answer to a client's probes.
+        self.introduce(response.metadata_mut());
         Ok(response)
     }
 }

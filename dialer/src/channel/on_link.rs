@@ -2,7 +2,6 @@
 
 use std::task::Poll;
 
-use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{Request, Response};
 use tonic::body::Body;
@@ -43,9 +42,7 @@ async fn once(carrier: &Carrier, parts: &Parts, body: Option<Body>, lane: Lane) 
     *request.uri_mut() = parts.uri.clone();
     *request.version_mut() = parts.version;
     *request.headers_mut() = parts.headers.clone();
-    if let Some(authorization) = carrier.pass.header() {
-        request.headers_mut().insert(AUTHORIZATION, authorization);
-    }
+    carrier.pass.write(request.headers_mut());
     let out = carrier.meter.sent(false);
     let reply = carrier.link.call(request, lane).await?;
     out.answered();

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use tokio::sync::SemaphorePermit;
@@ -45,9 +44,7 @@ impl Envelope {
             std::mem::take(&mut self.parts.headers)
         };
         let headers = request.headers_mut();
-        if let Some(authorization) = carrier.pass.header() {
-            headers.insert(AUTHORIZATION, authorization);
-        }
+        carrier.pass.write(headers);
         if let Some(deadline) = self.deadline {
             headers.insert(GRPC_TIMEOUT.clone(), timeout_header(deadline.saturating_duration_since(Instant::now())));
         }

@@ -13,6 +13,7 @@ use transport::{Address, ConnectOptions, Lane, Link, LinkId, Security, Target};
 
 use super::Input;
 use crate::agent::{Attempt, Failure, Route, Signaler, Stage};
+use crate::carrier::Carrier;
 use crate::options::{Admit, Admitted};
 use crate::probe::question;
 
@@ -227,18 +228,14 @@ pub(super) async fn check(attempt: Attempt, link: LinkId, control: Control, inpu
 }
 
 /// Asks the cheapest question and reports the answer, whatever it is.
-pub(super) async fn probe(
-    attempt: Attempt,
-    link: Link,
-    authorization: Option<HeaderValue>,
-    inputs: mpsc::UnboundedSender<Input>,
-) {
-    let began = Instant::now();
-    let answer = tokio::time::timeout(PROBE_LIMIT, link.call(question(authorization), Lane::Reserved)).await;
+pub(super) async fn probe(attempt: Attempt, carrier: Arc<Carrier>, inputs: mpsc::UnboundedSender<Input>) {
+    let (began, link) = (Instant::now(), &carrier.link);
+    let answer = tokio::time::timeout(PROBE_LIMIT, link.call(question(&carrier.pass), Lane::Reserved)).await;
     if link.is_refused() {
         let _ = inputs.send(Input::Refused { link: link.info().id });
     }
     if let Ok(Ok(answer)) = answer {
+        carrier.pass.learn(answer.headers());
         let named = answer.headers().get(BOOT_HEADER).and_then(|value| value.to_str().ok());
         let boot = named.and_then(|text| u128::from_str_radix(text, 16).ok());
         let _ = inputs.send(Input::Probed { attempt, link: link.info().id, rtt: began.elapsed(), boot });

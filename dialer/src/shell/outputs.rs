@@ -58,10 +58,7 @@ impl Task {
                     let inputs = self.inputs.clone();
                     match carrier.control.clone() {
                         Some(control) => tokio::spawn(attempt::check(attempt, link, control, inputs)),
-                        None => {
-                            let authorization = carrier.pass.header();
-                            tokio::spawn(attempt::probe(attempt, carrier.link.clone(), authorization, inputs))
-                        }
+                        None => tokio::spawn(attempt::probe(attempt, carrier, inputs)),
                     };
                 }
             }

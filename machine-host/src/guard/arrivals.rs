@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use http::Request;
 use machine_api::{ORDER_HEADER, SESSION_HEADER};
 use tokio::sync::broadcast;
+use transport::header::BEARER;
 use transport::serve::PeerConnection;
 use transport::webrtc::CandidatePair;
 
@@ -54,7 +55,9 @@ impl Arrivals {
             path: request.uri().path().to_owned(),
             session: text(SESSION_HEADER),
             order: text(ORDER_HEADER),
-            authorized: request.headers().contains_key(http::header::AUTHORIZATION),
+            authorized: [&http::header::AUTHORIZATION, &BEARER]
+                .into_iter()
+                .any(|name| request.headers().contains_key(name)),
             connection: peer.map_or(0, |peer| peer.id),
             pair: peer.and_then(PeerConnection::pair),
         };
