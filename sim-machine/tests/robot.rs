@@ -2,6 +2,7 @@
 
 mod rig;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use discovery::answer::Advertisement;
@@ -10,9 +11,13 @@ use machine_api::viam::component::motor::v1::SetPowerRequest;
 use machine_api::viam::component::motor::v1::motor_service_client::MotorServiceClient;
 use machine_api::viam::robot::v1::robot_service_client::RobotServiceClient;
 use machine_api::viam::robot::v1::{GetSessionsRequest, SendSessionHeartbeatRequest, StartSessionRequest};
-use machine_host::{MachineOptions, Policy, Tls};
+use machine_host::component::Component;
+use machine_host::{MachineOptions, Policy, ResourceName, Tls};
 use rig::{Served, W};
 use robot_client::{ConnectErrorKind, Robot, RobotEvent, SessionError, Sessions};
+use sim_machine::drivers::SimMotor;
+use sim_machine::observer::Observer;
+use sim_machine::world::{Axes, World};
 use tonic::Code;
 
 #[tokio::test]
@@ -192,6 +197,30 @@ async fn s53_handles_survive_the_end_of_their_link() {
     assert!(served.moves(0), "a reconnect within the window stops nothing (s38)");
     motor.set_power(0.1).await.expect("the same session");
     assert_eq!(served.sessions(), 1);
+}
+
+#[tokio::test]
+async fn s54_what_went_and_what_came_during_an_outage_is_seen_after_it() {
+    let served = Served::start().await;
+    let robot = served.robot().await;
+    let (stays, goes) = (robot.motor("m1"), robot.motor("m2"));
+    goes.set_power(0.5).await.expect("moved");
+    let before = robot.link().expect("a link").id;
+    let gone = ResourceName::component("motor", "m2");
+    served.machine.sever_connections("a test");
+    served.machine.remove(&gone);
+    let world = World::new(Observer::none()).expect("a thread");
+    let shaft = world.part("motor/m3", Axes::at(&[0.0], f64::INFINITY));
+    served.machine.configure("m3", Component::Motor(Arc::new(SimMotor { shaft, max_rpm: 200.0 }))).expect("configured");
+    served.until("another link", |_| robot.link().is_some_and(|link| link.id != before)).await;
+    for call in [goes.set_power(0.1).await, goes.is_moving().await.map(|_| ())] {
+        assert_eq!(call.expect_err("its motor is gone").code(), Code::NotFound);
+    }
+    stays.set_power(0.1).await.expect("the one that stayed");
+    robot.motor("m3").set_power(0.1).await.expect("the one that came");
+    let names = robot.resource_names().await.expect("listed");
+    let names: Vec<_> = names.iter().map(|name| name.name.as_str()).collect();
+    assert!(names.contains(&"m1") && names.contains(&"m3") && !names.contains(&"m2"), "{names:?}");
 }
 
 #[tokio::test]
