@@ -5,7 +5,7 @@
 //! Options: `rate=50` calls of a kind a second; `for=10` seconds, `start=1` the number of the first call; `motion=base` SetVelocity of a base, each
 //! with a value of its own (its number in tenths of a millimetre a second above 100), none where empty; `read=base` IsMoving of a base; `camera=` a
 //! camera whose images are fetched one after the other; `move=` a base that drives `distance=2000` millimetres in one blocking call of 200 mm/s;
-//! `tls_name=` the name that the machine has to prove; `standby=always` or `never`, otherwise while something is held.
+//! `cloud=` the signaling service; `tls_name=` the name that the machine has to prove; `standby=always` or `never`, otherwise while something is held.
 //!
 //! Orders on standard input, one a line: `stop` stops the base, `hush` and `speak` end and begin motion calls, `close` leaves in order.
 
@@ -35,6 +35,7 @@ struct Plan {
     long_move: String,
     distance: i64,
     tls_name: String,
+    cloud: String,
     standby: StandbyPolicy,
 }
 
@@ -51,6 +52,7 @@ impl Plan {
             long_move: String::new(),
             distance: 2_000,
             tls_name: String::new(),
+            cloud: String::new(),
             standby: StandbyPolicy::WhileControlling,
         };
         for argument in args().skip(2) {
@@ -71,6 +73,7 @@ impl Plan {
                     }
                 }
                 "tls_name" => plan.tls_name = value.to_owned(),
+                "cloud" => plan.cloud = value.to_owned(),
                 "move" => plan.long_move = value.to_owned(),
                 other => return Err(format!("no option is called {other}").into()),
             }
@@ -123,6 +126,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if !plan.tls_name.is_empty() {
         builder = builder.tls_name(&plan.tls_name);
     }
+    if !plan.cloud.is_empty() {
+        builder = builder.cloud(&plan.cloud);
+    }
     let started = Instant::now();
     let robot = match builder.connect().await {
         Ok(robot) => robot,
@@ -132,7 +138,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     };
     let events = tokio::spawn(watch(robot.clone()));
-    say(json!({ "connected": robot.route(), "took_ms": started.elapsed().as_secs_f64() * 1e3 }));
+    let link = robot.link();
+    say(json!({
+        "connected": robot.route(), "took_ms": started.elapsed().as_secs_f64() * 1e3,
+        "tier": link.as_ref().map(|link| format!("{:?}", link.tier)), "remote": link.as_ref().and_then(|link| link.remote),
+    }));
     let speaking = Arc::new(AtomicBool::new(true));
     let mut orders = listen();
     let work = tokio::spawn(work(robot.clone(), plan.clone(), speaking.clone()));
@@ -250,7 +260,10 @@ fn route(event: &RouteEvent) -> Value {
     let (what, of) = match event {
         RouteEvent::Use(link, _) => (
             "use",
-            json!({ "link": format!("{:?}", link.id), "route": link.route, "rtt_ms": link.rtt.as_secs_f64() * 1e3 }),
+            json!({
+                "link": format!("{:?}", link.id), "route": link.route, "rtt_ms": link.rtt.as_secs_f64() * 1e3,
+                "tier": format!("{:?}", link.tier), "remote": link.remote,
+            }),
         ),
         RouteEvent::Connected(link) => ("connected", json!({ "link": format!("{:?}", link.id), "route": link.route })),
         RouteEvent::Hedge { from, on } => ("hedge", json!({ "from": format!("{from:?}"), "on": format!("{on:?}") })),

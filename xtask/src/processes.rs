@@ -159,6 +159,8 @@ pub struct Machine {
     pub port: u16,
     /// Its name, `<machine>.<location>.viam.cloud`.
     pub name: String,
+    /// What clients are to trust, where that is not its own certificate alone.
+    pub trusted: Option<PathBuf>,
     folder: PathBuf,
 }
 
@@ -173,6 +175,8 @@ pub struct MachineOptions {
     pub window: Option<String>,
     /// Without TLS and without keys.
     pub open: bool,
+    /// Its name; one that no other run has where `None`.
+    pub name: Option<String>,
     /// The port; a free one where `None`.
     pub port: Option<u16>,
     /// The host of a lab that it runs on; this computer where `None`.
@@ -210,7 +214,7 @@ impl Machine {
             None => Running::start("sim-machine", &mut command)?,
             Some(host) => host.start("sim-machine", &mut command)?,
         };
-        let mut machine = Self { process, port, name: name.to_owned(), folder: folder.to_path_buf() };
+        let mut machine = Self { process, port, name: name.to_owned(), trusted: None, folder: folder.to_path_buf() };
         machine.wait_until_it_serves(options.host.as_ref())?;
         Ok(machine)
     }
@@ -261,7 +265,7 @@ impl Machine {
         command
             .env("VIAM_API_KEY_ID", KEY_ID)
             .env("VIAM_API_KEY", KEY)
-            .env("LIFELINE_CA_FILE", self.ca())
+            .env("LIFELINE_CA_FILE", self.trusted.clone().unwrap_or_else(|| self.ca()))
             .env("XDG_CACHE_HOME", self.folder.join("cache"))
             .env("XDG_STATE_HOME", self.folder.join("client-state"));
     }

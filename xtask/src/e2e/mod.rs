@@ -64,8 +64,10 @@ impl Stage {
 
     /// Starts a machine of a name that no other run on this network has.
     pub fn machine(&self, options: &MachineOptions) -> Result<Machine, Box<dyn std::error::Error>> {
-        let name =
-            format!("e2e-{}-{}.loc1.viam.cloud", std::process::id(), self.folder.file_name().unwrap_or_default().len());
+        let own = || {
+            format!("e2e-{}-{}.loc1.viam.cloud", std::process::id(), self.folder.file_name().unwrap_or_default().len())
+        };
+        let name = options.name.clone().unwrap_or_else(own);
         Machine::start(&self.built, &self.folder, &name, options)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Connection tracking alone gives two: it keeps a source's port where it can and admits answers only from the very address and port that was
 //! asked (*port restricted*), or it takes another port for each destination (*symmetric*). The other two let strangers in by a rule that sends
-//! a port of the outside to the same port of the inside; that needs exactly one host inside, which is what labs have.
+//! a port of the outside to the same port of the inside; that needs exactly one host inside, which is what labs have. What nobody inside has asked
+//! for is dropped: answered, it would take the port away that the inside's own packet is about to get, as no translator does.
 
 use super::Host;
 use crate::Outcome;
@@ -24,7 +25,8 @@ pub enum Nat {
 const TABLE: &str = "lifeline";
 
 impl Host {
-    /// Translates everything that leaves by `outside`, with `inside` the one host behind it. Replaces what was there, mappings included.
+    /// Translates everything that leaves by `outside`, with `inside` the one host behind it; what comes from a stranger's address, such as that of the
+    /// host's other device, goes nowhere. Replaces what was there, mappings included.
     pub fn translate(&self, outside: &str, inside: &str, nat: Nat) -> Outcome {
         let masquerade = if nat == Nat::Symmetric { "masquerade fully-random" } else { "masquerade" };
         let (sent, inbound) = match nat {
@@ -39,8 +41,9 @@ impl Host {
         self.nft(&format!(
             "table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{\n\
              set sent_to {{ type ipv4_addr; flags dynamic, timeout; timeout 2m; }}\n\
-             chain sending {{ type filter hook forward priority 0; {sent}\n }}\n\
+             chain sending {{ type filter hook forward priority 0; oifname \"{outside}\" ip saddr != {inside} drop\n {sent}\n }}\n\
              chain inbound {{ type nat hook prerouting priority -100; {inbound}\n }}\n\
+             chain strangers {{ type filter hook input priority 0; iifname \"{outside}\" ct state new drop\n }}\n\
              chain outbound {{ type nat hook postrouting priority 100; oifname \"{outside}\" {masquerade}\n }}\n\
              }}\n"
         ))

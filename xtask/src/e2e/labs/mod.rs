@@ -1,5 +1,6 @@
 //! Scenarios on networks made for them. Links are cut in the network, where no sender is told: by the emulator that carries their packets.
 
+pub mod by_cloud;
 pub mod driver;
 mod frozen;
 mod interfaces;
@@ -16,6 +17,7 @@ mod s92_standby_answers;
 mod s93_no_needless_copies;
 mod s94_stop_wins;
 mod s95_killed_behind_a_hole;
+pub mod town;
 pub mod truth;
 mod wan;
 
@@ -34,10 +36,27 @@ const fn owed(group: &'static str, name: &'static str, run: fn(&Stage) -> Outcom
 
 /// Every lab, in the order of the statements.
 pub(super) const SCENARIOS: &[Scenario] = &[
+    lab("routes", "s61_two_ends_on_one_lan_use_it", by_cloud::on_one_lan),
+    lab("routes", "s61_ends_that_a_cloud_introduces_meet_at_home", by_cloud::introduced_at_home),
     lab("offline", "s62_a_lan_client_does_not_notice_a_lost_internet", s62_internet_lost::run),
     lab("offline", "s63_a_new_client_connects_without_internet", s63_new_client_offline::run),
+    owed(
+        "routes",
+        "s64_a_client_that_comes_home_needs_no_internet",
+        by_cloud::comes_home,
+        "the LAN is found by the next search, which may be five seconds away; no call fails",
+    ),
     lab("offline", "s65_a_client_outside_loses_the_machine_and_comes_back", s65_outside_client::run),
     lab("offline", "s66_a_machine_that_lost_every_network_stops", s66_machine_alone::run),
+    owed(
+        "routes",
+        "s67_a_client_that_leaves_home_goes_over_the_internet",
+        by_cloud::leaves_home,
+        "the connection by the cloud does not come about once the LAN has failed",
+    ),
+    lab("routes", "nothing_passes_but_the_relay", by_cloud::relay_only),
+    lab("routes", "symmetric_translators_at_both_ends", by_cloud::symmetric_at_both_ends),
+    lab("routes", "the_cloud_restarts_while_driving", by_cloud::cloud_restarts),
     lab("sessions", "s68_a_flap_of_a_second_costs_nothing", s68_flap_and_loss::flap),
     owed(
         "sessions",
@@ -51,12 +70,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         s68_flap_and_loss::loss_with_standby,
         "TCP and SCTP connections under such loss are stuck for longer than a window, at times both at once",
     ),
-    owed(
-        "sessions",
-        "a_round_trip_of_800_ms_costs_nothing",
-        s68_flap_and_loss::long_way,
-        "one run in five lapses: a new TCP connection carries ten packets a round trip, and beats wait behind calls at 50 Hz",
-    ),
+    lab("sessions", "a_round_trip_of_800_ms_costs_nothing", s68_flap_and_loss::long_way),
     owed(
         "sessions",
         "a_way_that_becomes_long_costs_nothing",
