@@ -90,11 +90,13 @@ impl<C: Ord + Clone> ClientSession<C> {
         self.expire(now);
         let Some(motion) = self.motions.get_mut(&call) else { return };
         match answer {
-            Answer::Done | Answer::Lost => {
+            Answer::Done => {
                 let component = motion.component.clone();
                 self.motions.remove(&call);
                 self.held.insert(component);
             }
+            // Its caller hears that it may have run: from then on it is to begin no more.
+            Answer::Lost => return self.give_up(call, now),
             Answer::NotRun => {
                 self.motions.remove(&call);
             }

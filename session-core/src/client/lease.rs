@@ -289,8 +289,9 @@ impl<C: Ord + Clone> ClientSession<C> {
                     self.doubted = None;
                 }
             }
-            // On any other link it says nothing about the one that calls use.
+            // On any other link it says nothing about the one that calls use: that link may lead to another process.
             Err(BeatError::Unanswered) => live.doubtful |= on_primary,
+            Err(BeatError::Expired(_)) if !on_primary && self.primary().is_some() => {}
             Err(BeatError::Expired(told)) => self.lapse(Some(told), now),
         }
         self.flush(now);

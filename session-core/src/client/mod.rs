@@ -205,10 +205,12 @@ impl<C: Ord + Clone> ClientSession<C> {
     pub fn close(&mut self, now: Instant) -> BTreeSet<C> {
         self.expire(now);
         self.closed = true;
+        let mut held = std::mem::take(&mut self.held);
+        // What is out and unanswered may be moving.
+        held.extend(self.motions.values().filter(|motion| motion.is_sent()).map(|motion| motion.component.clone()));
         for call in self.motions.keys().copied().collect::<Vec<_>>() {
             self.fail(call, Failure::Closed);
         }
-        let held = std::mem::take(&mut self.held);
         match (self.primary(), self.is_ordered()) {
             (Some(primary), true) => {
                 self.beat(primary, true, now);
@@ -227,6 +229,10 @@ impl<C: Ord + Clone> ClientSession<C> {
         self.swapping = false;
         if self.links.insert(link, LinkState::Primary) != Some(LinkState::Primary) {
             (self.hedge, self.doubted) = (None, None);
+            if self.lease == Lease::Unsupported {
+                // Whoever answers on this one may keep sessions: a machine that was brought up to date is not driven without for ever.
+                self.lease = Lease::Idle;
+            }
         }
         // A stock machine may still be reading a command from the old route when the next one comes over the new one.
         if !self.is_ordered() {

@@ -1,0 +1,93 @@
+//! When beats leave, and over which link.
+
+use super::rig::*;
+
+#[test]
+fn s32_beats_leave_every_fifth_of_the_window() {
+    for window in [W, Duration::from_secs(5)] {
+        let mut rig = Rig::connected();
+        rig.motion("m1");
+        let attempt = rig.starts().pop().expect("StartSession was sent").0;
+        rig.client.handle_started(attempt, Ok(Started { id: ID, window, ordered: true }), rig.now);
+        rig.take();
+        // The call is not answered for a minute, and the program does nothing else.
+        let (begin, mut last) = (rig.now, rig.now);
+        let mut in_seven = 0;
+        while rig.now - begin < Duration::from_secs(60) {
+            let (at, _) = rig.client.poll_timeout().expect("a beat is due");
+            rig.now = at;
+            rig.client.handle_timeout(at);
+            for (attempt, _, _) in rig.beats() {
+                let gap = at - last;
+                assert!(
+                    gap >= window * 4 / 25 && gap <= window * 6 / 25,
+                    "{gap:?} between beats at a window of {window:?}"
+                );
+                in_seven += u32::from(at - begin <= Duration::from_secs(7));
+                last = at;
+                rig.client.handle_beat(attempt, Ok(()), at);
+            }
+            rig.take();
+        }
+        assert!(in_seven >= 5);
+    }
+}
+
+#[test]
+fn s39_one_rhythm_of_beats_whatever_happens_to_routes() {
+    let mut rig = Rig::live(true);
+    for round in 0..10 {
+        rig.client.handle_link(if round % 2 == 0 { B } else { A }, LinkState::Primary, rig.now);
+        rig.pass(W / 5);
+    }
+    rig.take();
+    rig.pass(W);
+    assert_eq!(rig.beats().len(), 5);
+}
+
+#[test]
+fn watched_a_program_that_says_nothing_is_not_beaten_for() {
+    let mut rig = Rig::new(ClientOptions { watched: Some(W / 4), ..ClientOptions::default() });
+    rig.client.handle_link(A, LinkState::Primary, rig.now);
+    let call = rig.motion("m1");
+    rig.start(true);
+    rig.client.handle_answer(call, Answer::Done, rig.now);
+    rig.take();
+    for _ in 0..20 {
+        rig.client.alive(rig.now);
+        rig.pass(W / 10);
+    }
+    assert!(rig.take().iter().any(|o| matches!(o, Out::Beat { .. })));
+    rig.pass(W * 2);
+    let seen = rig.take();
+    assert!(seen.iter().filter(|o| matches!(o, Out::Beat { .. })).count() <= 2);
+    assert!(seen.contains(&Out::Event(Event::Lapsed { id: ID })));
+}
+
+#[test]
+fn beats_go_over_the_standby_for_half_a_window_at_most() {
+    let mut rig = Rig::live(true);
+    rig.client.handle_link(B, LinkState::Standby, rig.now);
+    rig.client.handle_hedge(Some(B), rig.now);
+    rig.pass(W * 2);
+    let on_b = rig.beats().iter().filter(|b| b.1 == B).count();
+    assert!((2..=4).contains(&on_b), "{on_b}");
+}
+
+/// The seed of a schedule: doubt that comes and goes does not begin the half window anew.
+#[test]
+fn a_hedge_that_comes_again_has_what_is_left_of_half_a_window() {
+    let mut rig = Rig::live(true);
+    rig.client.handle_link(B, LinkState::Standby, rig.now);
+    for _ in 0..6 {
+        rig.client.handle_hedge(Some(B), rig.now);
+        rig.pass_silently(W / 5);
+        rig.client.handle_hedge(None, rig.now);
+    }
+    assert!(rig.beats().iter().filter(|beat| beat.1 == B).count() <= 6);
+    rig.take();
+    rig.client.handle_hedge(Some(B), rig.now);
+    let call = rig.motion("m1");
+    rig.client.give_up(call, rig.now);
+    assert!(rig.beats().iter().all(|beat| beat.1 == A), "telling is a beat too");
+}
