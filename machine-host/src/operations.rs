@@ -28,6 +28,11 @@ impl Operation {
     pub(crate) async fn cancelled(&self) {
         self.cancel.cancelled().await;
     }
+
+    /// Resolves when the operation has ended.
+    pub(crate) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
 }
 
 /// Every call that runs. Clones are the same list.

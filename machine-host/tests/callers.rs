@@ -8,11 +8,13 @@ use machine_api::google::rpc::{ErrorInfo, Status as RpcStatus};
 use machine_api::proto::rpc::v1::auth_service_client::AuthServiceClient;
 use machine_api::proto::rpc::v1::{AuthenticateRequest, Credentials};
 use machine_api::viam::common::v1::DoCommandRequest;
+use machine_api::viam::component::motor::v1::StopRequest;
 use machine_api::viam::robot::v1::*;
 use machine_api::{ERROR_DOMAIN, SESSION_EXPIRED};
-use machine_host::Policy;
+use machine_host::{Policy, Safety, SafetyOptions};
 use prost::Message;
-use rig::{PANICS, Rig, power, with};
+use rig::{FAILS, PANICS, Rig, power, with};
+use session_core::{Owner, SessionId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::{Code, Request, Status};
@@ -60,6 +62,47 @@ async fn s85_over_http_1_a_principal_has_a_window_after_its_last_connection() {
     assert_eq!(rig.writes("m1"), [0.0, 0.5], "it may come back within a window");
     rig.until(|rig| rig.writes("m1") == [0.0, 0.5, 0.0] && rig.writes("m2") == [0.0, 0.5, 0.0]).await;
     assert!(left.elapsed() >= W && left.elapsed() < 4 * W, "{:?}", left.elapsed());
+}
+
+/// How long the kernel will wait, at most, before it asks whether the peer of the machine's connection is still there.
+async fn asked_within(rig: &Rig, connection: &TcpStream) -> Duration {
+    let port = |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap_or_default(), 16).ok();
+    let (ours, theirs) = (rig.address().rsplit(':').next(), connection.local_addr().expect("tcp").port());
+    let ours: u16 = ours.and_then(|port| port.parse().ok()).expect("a port");
+    loop {
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
+        let mut rows = table.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
+        let row = rows.find(|row| port(row[1]) == Some(ours) && port(row[2]) == Some(theirs));
+        let row = row.expect("the machine's end");
+        // "02": keep-alive; the time in hundredths of a second. Until its last answer is acknowledged another timer stands here.
+        if let Some(ticks) = row[5].strip_prefix("02:") {
+            return Duration::from_millis(10 * u64::from_str_radix(ticks, 16).expect("hex"));
+        }
+        assert!(row[5].starts_with("01:"), "not asked at all: {}", row[5]);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The loss of a client is the loss of all its connections: one that only ever read is not to be waited for half a minute.
+#[tokio::test]
+async fn s85_over_http_1_every_connection_of_who_moves_something_is_asked_whether_it_is_there() {
+    const READ: &str = "/viam.robot.v1.RobotService/GetSessions";
+    let (soon, late) = (Duration::from_millis(1100), Duration::from_secs(2));
+    let rig = Rig::start(W, &[]).await;
+    let mut reads = TcpStream::connect(rig.address()).await.expect("connected");
+    web_call(&mut reads, READ, Vec::new()).await;
+    assert!(asked_within(&rig, &reads).await > late);
+    let mut drives = TcpStream::connect(rig.address()).await.expect("connected");
+    web_call(&mut drives, SET_POWER, power("m1", 0.5).encode_to_vec()).await;
+    assert!(asked_within(&rig, &drives).await < soon && asked_within(&rig, &reads).await < soon);
+    let mut joins = TcpStream::connect(rig.address()).await.expect("connected");
+    web_call(&mut joins, READ, Vec::new()).await;
+    assert!(asked_within(&rig, &joins).await < soon);
+    let stop = StopRequest { name: "m1".into(), extra: None }.encode_to_vec();
+    web_call(&mut joins, "/viam.component.motor.v1.MotorService/Stop", stop).await;
+    for connection in [&reads, &drives, &joins] {
+        assert!(asked_within(&rig, connection).await > late);
+    }
 }
 
 #[tokio::test]
@@ -138,10 +181,13 @@ async fn s08_s09_only_its_owner_may_use_a_session_and_learns_what_its_lapse_stop
     moving.metadata_mut().insert("authorization", alice.parse().expect("ascii"));
     rig.motor().set_power(moving).await.expect("moved");
     let foreign = robot.send_session_heartbeat(by(&bob, &id)).await.expect_err("alice's");
+    let mut taken = with(power("m1", 0.9), "viam-sid", &id);
+    taken.metadata_mut().insert("authorization", bob.parse().expect("ascii"));
+    let taken = rig.motor().set_power(taken).await.expect_err("alice's");
     rig.until(|rig| rig.writes("m1") == [0.0, 0.5, 0.0]).await;
     let mine = robot.send_session_heartbeat(by(&alice, &id)).await.expect_err("gone");
     let theirs = robot.send_session_heartbeat(by(&bob, &id)).await.expect_err("gone");
-    for status in [&foreign, &mine, &theirs] {
+    for status in [&foreign, &taken, &mine, &theirs] {
         assert_eq!((status.code(), status.message()), (Code::InvalidArgument, SESSION_EXPIRED));
     }
     let info = told(&mine).expect("its owner is told");
@@ -149,7 +195,10 @@ async fn s08_s09_only_its_owner_may_use_a_session_and_learns_what_its_lapse_stop
     assert_eq!(info.metadata["stopped"], "rdk:component:motor/m1");
     assert!(info.metadata["age_ms"].parse::<u64>().expect("a number") < 5000);
     assert_eq!(info.metadata["cause"], "Lapse");
-    assert!(foreign.details().is_empty() && theirs.details().is_empty(), "nobody else learns that it existed");
+    assert!(
+        [&foreign, &taken, &theirs].iter().all(|status| status.details().is_empty()),
+        "nobody else learns that it existed"
+    );
     let fresh = robot.start_session(resume(&alice, &id)).await.expect("a new one").into_inner().id;
     assert_ne!(fresh, id);
 }
@@ -161,6 +210,16 @@ async fn s14_there_are_as_many_sessions_as_the_machine_was_told() {
     rig.session().await;
     let full = rig.robot().start_session(StartSessionRequest::default()).await.expect_err("a third");
     assert_eq!((full.code(), full.message()), (Code::ResourceExhausted, "too many concurrent sessions"));
+}
+
+#[test]
+fn s14_a_machine_that_was_told_nothing_keeps_1024_sessions() {
+    let safety = Safety::new(SafetyOptions::default()).expect("threads");
+    let owner = Owner([1; 32]);
+    for id in 0..1024 {
+        safety.start(SessionId(id), None, owner).expect("room");
+    }
+    safety.start(SessionId(1024), None, owner).expect_err("one too many");
 }
 
 #[tokio::test]
@@ -175,6 +234,28 @@ async fn a_driver_that_panics_leaves_nothing_moving_and_the_machine_whole() {
     rig.until(|rig| rig.writes("m2") == [0.0, PANICS, 0.0]).await;
     rig.motor().set_power(with(power("m1", 0.5), "viam-sid", &id)).await.expect("the gate is open");
     assert_eq!(rig.writes("m1").last(), Some(&0.5));
+}
+
+#[tokio::test]
+async fn s21_a_call_that_fails_in_its_driver_is_its_sessions_all_the_same() {
+    let rig = Rig::start(W, &[]).await;
+    let id = rig.session().await;
+    let failed = rig.motor().set_power(with(power("m1", FAILS), "viam-sid", &id)).await.expect_err("the driver's");
+    assert_eq!((failed.code(), failed.message()), (Code::Unknown, "the controller does not answer any more"));
+    assert_eq!(rig.writes("m1"), [0.0, FAILS], "it moves");
+    rig.until(|rig| rig.writes("m1") == [0.0, FAILS, 0.0]).await;
+}
+
+#[tokio::test]
+async fn s20_a_call_of_a_session_that_is_over_takes_nothing_away() {
+    let rig = Rig::start(W, &[]).await;
+    let over = rig.session().await;
+    rig.until(|rig| rig.machine.safety().sessions().is_empty()).await;
+    let lives = rig.session().await;
+    rig.motor().set_power(with(power("m1", 0.5), "viam-sid", &lives)).await.expect("moved");
+    let refused = rig.motor().set_power(with(power("m1", 0.9), "viam-sid", &over)).await.expect_err("over");
+    assert_eq!(refused.message(), SESSION_EXPIRED);
+    rig.until(|rig| rig.writes("m1") == [0.0, 0.5, 0.0]).await;
 }
 
 #[tokio::test]

@@ -378,3 +378,23 @@ fn a_machine_whose_runtime_unwinds_has_stopped_everything_before_it_goes_on() {
     assert_eq!(machine.stops.try_recv().map(|(name, _)| name), Ok("m1"));
     assert!(matches!(machine.safety.admit(call(None, "m1", None)), Err(Refused::Closed)));
 }
+
+/// A write that was inside the old driver goes on there, whatever is called by its name now: nobody else would ever stop what it moved.
+#[tokio::test]
+async fn a_driver_that_was_replaced_during_a_write_is_stopped_after_it() {
+    let machine = Machine::new(&[]);
+    let driver = |name| {
+        let driver =
+            Driver { name, manner: Manner::Well, told: Mutex::new(machine.told.clone()), released: Arc::default() };
+        machine.safety.configure(motor("m1"), Some(Arc::new(driver)), BTreeSet::new()).expect("a thread");
+    };
+    driver("old");
+    let going = run(&machine, call(None, "m1", None));
+    let inside = going.permit().enter(None).await.expect("an open gate");
+    driver("new");
+    assert_eq!(machine.stopped().0, "old", "at once, past the write");
+    drop(inside);
+    let after: BTreeSet<_> = [machine.stopped().0, machine.stopped().0].into();
+    assert_eq!(after, ["old", "new"].into(), "and again behind it");
+    command(&machine, None, "m1").await;
+}

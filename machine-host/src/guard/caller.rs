@@ -110,8 +110,37 @@ impl Machine {
     fn called(&self, caller: Caller) -> Caller {
         if !caller.peer.http2 {
             self.safety.identified(Connection(caller.peer.id), caller.owner);
+            if self.safety.holds(Holder::Principal(caller.owner)) {
+                self.watch_closely(&caller);
+            }
         }
         caller
+    }
+
+    /// Something may move for this caller: the connections whose end stops it are not to be lost in silence.
+    pub(super) fn watch_closely(&self, caller: &Caller) {
+        let window = self.safety.window();
+        let _one_at_a_time = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        self.connections_of(caller).iter().for_each(|peer| peer.hold(Some(window)));
+    }
+
+    /// Something was stopped: where nothing else moves for this caller, its connections may be silent for longer.
+    pub(super) fn watch_less(&self, caller: &Caller, session: Option<SessionId>) {
+        // Under the lock, because a command that comes in between would have its connection forgotten.
+        let _one_at_a_time = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = |holder| self.safety.holds(holder);
+        if !held(caller.otherwise()) && !session.is_some_and(|id| held(Holder::Session(id))) {
+            self.connections_of(caller).iter().for_each(|peer| peer.hold(None));
+        }
+    }
+
+    /// The connections whose end is this caller's: its own, or over HTTP/1.1 every one of its principal's.
+    fn connections_of(&self, caller: &Caller) -> Vec<Arc<PeerConnection>> {
+        if caller.peer.http2 {
+            return vec![caller.peer.clone()];
+        }
+        let theirs = self.safety.connections(caller.owner);
+        self.peers().into_iter().filter(|peer| theirs.contains(&Connection(peer.id))).collect()
     }
 }
 

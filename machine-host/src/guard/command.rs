@@ -12,7 +12,7 @@ use machine_api::viam::robot::v1::StopAllRequest;
 use prost::Message;
 use prost_types::Struct;
 use session_core::Order;
-use session_core::registry::{Holder, Incoming, Why};
+use session_core::registry::{Incoming, Why};
 use tonic::Status;
 use transport::message::{First, first};
 use transport::{Body, header};
@@ -84,8 +84,8 @@ impl Guard {
         if let (Some(id), true) = (sid, method.monitored) {
             self.machine.safety.heard(id, &caller.peer);
         }
-        // Whether what moves is a session's or this connection's own: its silent loss is to be found out soon.
-        caller.peer.hold(Some(self.machine.safety.window()));
+        // Whether what moves is a session's or the caller's own: its silent loss is to be found out soon.
+        self.machine.watch_closely(&caller);
         let entry = self.machine.operations.begin(operation_id(&request), method.path, sid);
         request.extensions_mut().insert(running.permit());
         let admitted = Admitted { running, entry, _place: place, deadline };
@@ -193,10 +193,7 @@ impl Guard {
             before.iter().for_each(|operation| self.machine.operations.cancel(operation.id));
         }
         let failed = stopping.done().await.map_err(refusal::stop_over)?;
-        let held = |holder| self.machine.safety.holds(holder);
-        if !held(caller.otherwise()) && !sid.is_some_and(|id| held(Holder::Session(id))) {
-            caller.peer.hold(None);
-        }
+        self.machine.watch_less(&caller, sid);
         if failed.is_empty() { Ok(with_operation(empty())) } else { Err(refusal::stop_failed(&failed)) }
     }
 }

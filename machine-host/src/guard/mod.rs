@@ -45,6 +45,8 @@ pub(crate) struct Machine {
     pub(crate) arrivals: Arrivals,
     /// The connections there are, by their number.
     peers: Mutex<BTreeMap<u64, Arc<PeerConnection>>>,
+    /// Held by who changes how closely connections are watched.
+    watching: Mutex<()>,
 }
 
 impl Machine {
@@ -57,6 +59,7 @@ impl Machine {
             limits: Limits::default(),
             arrivals: Arrivals::default(),
             peers: Mutex::new(BTreeMap::new()),
+            watching: Mutex::new(()),
         }
     }
 

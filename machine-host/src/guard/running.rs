@@ -18,8 +18,8 @@ use uuid::Uuid;
 
 use super::refusal::shut_out;
 use crate::ResourceName;
-use crate::operations::Entry;
-use crate::safety::Running;
+use crate::operations::{Entry, Operation};
+use crate::safety::{Permit, Running};
 
 /// Calls that run on one resource at once, as existing machines have it. Stop is not counted.
 const MAX_CALLS: u32 = 100;
@@ -92,14 +92,30 @@ pub(super) fn hold(
 ) -> Response<Body> {
     let operation = entry.operation.clone();
     let permit = running.as_ref().map(Running::permit);
+    if let Some(permit) = permit.clone() {
+        end_unread(operation.clone(), permit, deadline);
+    }
     let end = Box::pin(async move {
         tokio::select! {
+            biased;
             () = operation.cancelled() => Status::cancelled("cancelled by CancelOperation or StopAll"),
             () = tokio::time::sleep_until(deadline) => too_late(),
             why = async { match &permit { Some(permit) => permit.cancelled().await, None => std::future::pending().await } } => shut_out(why),
         }
     });
     response.map(|body| Body::new(Held { body, end, running, entry: Some(entry) }))
+}
+
+/// Ends what a stream moves when its operation is to end, whether or not anybody reads the response: while nobody does, nobody asks [`Held`].
+fn end_unread(operation: Operation, permit: Permit, deadline: Instant) {
+    tokio::spawn(async move {
+        tokio::select! {
+            () = operation.ended() => return,
+            () = operation.cancelled() => {}
+            () = tokio::time::sleep_until(deadline) => {}
+        }
+        permit.cancel(Why::Cancelled);
+    });
 }
 
 /// A response that streams.
@@ -154,7 +170,39 @@ impl http_body::Body for Held {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use session_core::registry::{Holder, Incoming};
+    use session_core::{Connection, Owner};
+
     use super::*;
+    use crate::operations::Operations;
+    use crate::safety::{Admission, Safety, SafetyOptions};
+
+    /// A client whose window is full, or that was written so, reads no answer; its arm has been told where to go, and goes there.
+    #[tokio::test]
+    async fn s42_a_cancelled_stream_ends_although_nobody_reads_it() {
+        let safety = Safety::new(SafetyOptions::default()).expect("threads");
+        safety.opened(Connection(1), None);
+        let arm = ResourceName::component("arm", "a");
+        safety.configure(arm.clone(), None, BTreeSet::new()).expect("nothing to fail");
+        let incoming = Incoming {
+            sid: None,
+            owner: &Owner([1; 32]),
+            otherwise: Holder::Connection(Connection(1)),
+            monitored: true,
+            resource: arm,
+            order: None,
+            digest: 0,
+        };
+        let Ok(Admission::Run(running)) = safety.admit(incoming) else { panic!("not admitted") };
+        let (operations, permit) = (Operations::default(), running.permit());
+        let entry = operations.begin(None, "/a.B/C", None);
+        let id = entry.operation.id;
+        let _unread = hold(Response::new(Body::empty()), entry, Some(running), deadline(&HeaderMap::new()));
+        operations.cancel(id);
+        assert_eq!(permit.cancelled().await, Why::Cancelled);
+    }
 
     #[test]
     fn a_resource_takes_a_hundred_calls_and_no_more() {

@@ -196,9 +196,6 @@ impl Machine {
     /// Adds a component, or replaces the one of that type and name: its calls end, and what it moved is stopped.
     pub fn configure(&self, name: &str, component: Component) -> io::Result<()> {
         let resource = ResourceName::component(component.subtype(), name);
-        if self.safety().has(&resource) {
-            self.remove(&resource);
-        }
         self.safety().configure(resource.clone(), component.actuator(), component.resource().parts())?;
         self.0.components.insert(resource, component);
         Ok(())

@@ -10,7 +10,7 @@ use session_core::registry::{Admitted, Incoming, Outcome, Past, Refused, Shut, S
 use tokio::sync::{oneshot, watch};
 
 use super::record::Record;
-use super::{Shared, State};
+use super::{Actuator, Shared, State, stopper};
 use crate::runtime::timeout;
 use crate::{DriverError, ResourceName};
 
@@ -201,10 +201,14 @@ impl Permit {
                 let mut changed = std::pin::pin!(changed);
                 // Registered before the gate is asked: a change in between is not missed.
                 changed.as_mut().enable();
-                match self.machine.with(|state, now| state.registry.enter(self.ticket, resource, now)) {
-                    Ok(slot) => {
+                let entered = self.machine.with(|state, now| {
+                    let slot = state.registry.enter(self.ticket, resource, now)?;
+                    Ok((slot, state.stoppers.get(resource).map(|stopper| stopper.driver().clone())))
+                });
+                match entered {
+                    Ok((slot, driver)) => {
                         let (machine, resource) = (self.machine.clone(), resource.clone());
-                        return Ok(Write { machine, resource, entered: Instant::now(), slot: Some(slot) });
+                        return Ok(Write { machine, resource, entered: Instant::now(), slot: Some(slot), driver });
                     }
                     Err(Shut::Busy) => changed.await,
                     Err(shut) => return Err(DriverError::Shut(shut)),
@@ -225,6 +229,11 @@ impl Permit {
         }
     }
 
+    /// Ends the call: what it still holds is stopped.
+    pub(crate) fn cancel(&self, why: Why) {
+        self.machine.with(|state, now| state.registry.cancel(self.ticket, why, now));
+    }
+
     /// Why the call has been shut out, if it has.
     pub fn is_cancelled(&self) -> Option<Why> {
         *self.why.borrow()
@@ -238,6 +247,8 @@ pub struct Write {
     resource: ResourceName,
     entered: Instant,
     slot: Option<Slot<ResourceName>>,
+    /// Whose it is, where it has a Stop.
+    driver: Option<Arc<dyn Actuator>>,
 }
 
 impl Drop for Write {
@@ -246,8 +257,16 @@ impl Drop for Write {
         if took > SLOW_WRITE {
             self.machine.records.write(Record::SlowWrite { resource: self.resource.clone(), took });
         }
-        if let Some(slot) = self.slot.take() {
-            self.machine.with(|state, now| state.registry.leave(slot, now));
+        let Some(slot) = self.slot.take() else { return };
+        let driver = self.driver.take();
+        let replaced = self.machine.with(|state, now| {
+            state.registry.leave(slot, now);
+            let stopper = state.stoppers.get(&self.resource);
+            driver.filter(|driver| !stopper.is_some_and(|now| Arc::ptr_eq(now.driver(), driver)))
+        });
+        if let Some(driver) = replaced {
+            // The Stop of the resource is another driver's by now.
+            stopper::stop_replaced(driver, &self.resource, self.machine.records.clone());
         }
     }
 }

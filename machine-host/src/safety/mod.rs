@@ -93,7 +93,7 @@ struct Shared {
     /// Wakes those who wait for a gate.
     changed: Notify,
     events: broadcast::Sender<Event>,
-    records: Records,
+    records: Arc<Records>,
 }
 
 struct State {
@@ -141,7 +141,7 @@ impl Safety {
             earlier: Condvar::new(),
             changed: Notify::new(),
             events: broadcast::Sender::new(EVENTS),
-            records: Records::start()?,
+            records: Arc::new(Records::start()?),
         });
         deadline::spawn(&shared)?;
         Ok(Self(shared))
@@ -158,13 +158,17 @@ impl Safety {
         self.0.earlier.notify_one();
     }
 
-    /// Adds a resource or replaces it. `parts`: the resources that its driver writes to.
+    /// Adds a resource. One of that name that is there already is removed first: what it moved is stopped, by its own driver. `parts`: the
+    /// resources that its driver writes to.
     pub fn configure(
         &self,
         resource: ResourceName,
         actuator: Option<Arc<dyn Actuator>>,
         parts: BTreeSet<ResourceName>,
     ) -> std::io::Result<()> {
+        if self.has(&resource) {
+            self.remove(&resource);
+        }
         let stopper = match &actuator {
             Some(driver) => Some(Stopper::spawn(&resource, driver.clone(), Arc::downgrade(&self.0))?),
             None => None,
@@ -210,7 +214,7 @@ impl Safety {
         })
     }
 
-    /// Whether anything moves for this holder.
+    /// Whether anything moves for this holder, or may yet by a call that runs.
     pub fn holds(&self, holder: Holder) -> bool {
         self.0.lock().registry.holds(holder)
     }
@@ -231,6 +235,11 @@ impl Safety {
     /// A request told whose an HTTP/1.1 connection is.
     pub fn identified(&self, connection: Connection, principal: Owner) {
         self.0.with(|state, now| state.registry.handle_identified(connection, principal, now));
+    }
+
+    /// The connections that there are of a principal over HTTP/1.1.
+    pub(crate) fn connections(&self, principal: Owner) -> Vec<Connection> {
+        self.0.lock().registry.connections(principal).collect()
     }
 
     /// A connection ended.

@@ -80,8 +80,14 @@ fn write(record: Record) {
                 Holder::Execution(number) => ("execution", Some(number.to_string())),
                 Holder::Module(number) => ("module", Some(number.to_string())),
             };
-            let connection_type = if contact.is_some() { "grpc" } else { "unspecified" };
-            let remote = contact.and_then(|peer| peer.remote).map(|remote| remote.to_string()).unwrap_or_default();
+            // In the words of GetSessions.
+            let (connection_type, remote) = match &contact {
+                None => ("unspecified", String::new()),
+                Some(peer) => match peer.pair() {
+                    Some(pair) => ("webrtc", pair.remote.to_string()),
+                    None => ("grpc", peer.remote.map(|remote| remote.to_string()).unwrap_or_default()),
+                },
+            };
             let id = id.unwrap_or_default();
             tracing::info!(
                 target: "liveness",

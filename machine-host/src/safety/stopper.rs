@@ -7,13 +7,16 @@ use std::sync::{Arc, PoisonError, Weak};
 use prost_types::Struct;
 use session_core::registry::{StopFailed, StopId};
 
-use super::record::Record;
+use super::record::{Record, Records};
 use super::{Actuator, Shared};
 use crate::ResourceName;
 use crate::runtime::{Condvar, Mutex, MutexGuard, thread};
 
 /// Hands stops to the actuator's thread. The thread ends when this is dropped and the last Stop has returned.
-pub(super) struct Stopper(Arc<Desk>);
+pub(super) struct Stopper {
+    desk: Arc<Desk>,
+    driver: Arc<dyn Actuator>,
+}
 
 #[derive(Default)]
 struct Desk {
@@ -32,10 +35,10 @@ struct Orders {
 impl Stopper {
     pub(super) fn spawn(resource: &ResourceName, driver: Arc<dyn Actuator>, machine: Weak<Shared>) -> io::Result<Self> {
         let desk = Arc::new(Desk::default());
-        let (theirs, resource) = (desk.clone(), resource.clone());
+        let (theirs, resource, called) = (desk.clone(), resource.clone(), driver.clone());
         thread::Builder::new().name(format!("stop {}", resource.name)).spawn(move || {
             while let Some((ids, extra)) = theirs.next() {
-                let failed = stop(&*driver, extra.as_ref());
+                let failed = stop(&*called, extra.as_ref());
                 let Some(machine) = machine.upgrade() else { return };
                 let result = if failed.is_none() { Ok(()) } else { Err(StopFailed) };
                 if let Some(error) = &failed {
@@ -50,27 +53,32 @@ impl Stopper {
                 });
             }
         })?;
-        Ok(Self(desk))
+        Ok(Self { desk, driver })
     }
 
     /// Orders a Stop; never waits.
     pub(super) fn stop(&self, id: StopId) {
-        let mut orders = self.0.lock();
+        let mut orders = self.desk.lock();
         orders.waiting.push(id);
         drop(orders);
-        self.0.ordered.notify_one();
+        self.desk.ordered.notify_one();
+    }
+
+    /// Whose Stop it calls.
+    pub(super) fn driver(&self) -> &Arc<dyn Actuator> {
+        &self.driver
     }
 
     /// What the caller of the next Stop gives its driver.
     pub(super) fn with_extra(&self, extra: Struct) {
-        self.0.lock().extra = Some(extra);
+        self.desk.lock().extra = Some(extra);
     }
 }
 
 impl Drop for Stopper {
     fn drop(&mut self) {
-        self.0.lock().closed = true;
-        self.0.ordered.notify_one();
+        self.desk.lock().closed = true;
+        self.desk.ordered.notify_one();
     }
 }
 
@@ -91,6 +99,20 @@ impl Desk {
             }
             orders = self.ordered.wait(orders).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+/// Stops a driver that is not the machine's any more, on a thread of its own: a write that was inside it when it was replaced has returned, and
+/// nobody else will ever stop what that moved.
+pub(super) fn stop_replaced(driver: Arc<dyn Actuator>, resource: &ResourceName, records: Arc<Records>) {
+    let named = resource.clone();
+    let stops = move || {
+        if let Some(error) = stop(&*driver, None) {
+            records.write(Record::StopFailed { resource: named, error });
+        }
+    };
+    if let Err(error) = thread::Builder::new().name(format!("stop {}", resource.name)).spawn(stops) {
+        tracing::error!(target: "liveness", %resource, %error, "no thread for a Stop of the driver that was replaced");
     }
 }
 

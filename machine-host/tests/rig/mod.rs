@@ -30,6 +30,9 @@ pub struct Recorder {
 /// A power at which the driver has moved its motor, and then falls over its own feet.
 pub const PANICS: f64 = 0.13;
 
+/// A power at which the driver has moved its motor, and then loses it.
+pub const FAILS: f64 = 0.14;
+
 impl Recorder {
     fn write(&self, value: f64) {
         self.writes.lock().expect("no panic").push(value);
@@ -68,7 +71,7 @@ impl Motor for Recorder {
         let _inside = permit.enter(None).await?;
         self.write(power);
         assert!(power != PANICS, "a driver's own mistake");
-        Ok(())
+        if power == FAILS { Err(DriverError::failed("the controller does not answer any more")) } else { Ok(()) }
     }
     /// Writes its speed, turns for a second each revolution, and writes zero.
     async fn go_for(&self, permit: &Permit, rpm: f64, revolutions: f64, _: Option<&Struct>) -> Result<(), DriverError> {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::gates::Call;
 use super::order::Ordered;
 use super::{
     Cause, Holder, MachineOutput, NoSession, SessionRegistry, Started, Timed, Tombstone, TooManySessions, Why,
@@ -94,9 +95,15 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         self.sessions.in_order().into_iter().map(|(id, session)| (id, session.owner))
     }
 
-    /// Whether `holder` holds anything: a guarded connection is watched more closely while it does.
+    /// Whether `holder` holds anything, or has a call under way that may yet: its connections are watched more closely while it does.
     pub fn holds(&self, holder: Holder) -> bool {
-        self.gates.values().any(|gate| gate.holder == Some(holder))
+        let may_yet = |call: &Call<R>| call.holder == Some(holder) && !call.done && call.revoked.is_none();
+        self.gates.values().any(|gate| gate.holder == Some(holder)) || self.calls.values().any(may_yet)
+    }
+
+    /// The connections that there are of a principal over HTTP/1.1: the loss of any of them may be the loss of its client.
+    pub fn connections(&self, owner: Owner) -> impl Iterator<Item = Connection> + '_ {
+        self.principals.get(&owner).into_iter().flat_map(|principal| principal.connections.iter().copied())
     }
 
     /// A connection was made. `principal` where it is known already to be HTTP/1.1, where one client may use several.
