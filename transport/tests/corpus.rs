@@ -1,26 +1,13 @@
 //! What fuzzers have found worth keeping, and many packets at random, read by what reads the network.
 #![cfg(feature = "webrtc")]
 
+#[path = "../../fuzz/src/corpus.rs"]
+mod corpus;
 #[path = "../../fuzz/src/wire.rs"]
 mod wire;
 
-use std::fs;
-use std::path::Path;
-
+use corpus::replay;
 use proptest::prelude::*;
-
-/// Gives `target` every committed file of its corpus.
-fn replay(name: &str, target: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
-    let files = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    let mut paths: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
-    paths.sort();
-    assert!(!paths.is_empty(), "{name} has no corpus");
-    for path in &paths {
-        println!("{}", path.display());
-        target(&fs::read(path).expect("readable"));
-    }
-}
 
 #[test]
 fn corpus_frame() {

@@ -2,6 +2,7 @@
 
 mod bytes;
 mod client;
+#[path = "../../../fuzz/src/corpus.rs"]
 mod corpus;
 mod pair;
 mod registry;

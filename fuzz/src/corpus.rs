@@ -1,9 +1,9 @@
-//! The fuzzers' corpus, and many random bytes besides.
+//! The committed corpus, for the tests of whatever crate a target is about. Included there by its path.
 
 use std::fs;
 use std::path::Path;
 
-/// Gives `target` every committed file of its corpus; how many.
+/// Gives `target` every committed file of its corpus, and fails where there is none.
 pub fn replay(name: &str, target: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
     let files = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
