@@ -12,6 +12,7 @@ use machine_api::viam::component::motor::v1::{GoForRequest, StopRequest};
 use machine_api::viam::robot::v1::robot_service_client::RobotServiceClient;
 use machine_api::viam::robot::v1::*;
 use machine_api::{NOT_RUN, SAFETY_NAMES_HEADER, SESSION_EXPIRED};
+use machine_host::SafetyOptions;
 use rig::{Rig, power, with};
 use tonic::{Code, Request};
 
@@ -19,18 +20,31 @@ const W: Duration = Duration::from_millis(300);
 
 #[tokio::test]
 async fn s01_a_session_has_an_id_and_the_machines_window() {
-    let rig = Rig::start(W, &[]).await;
+    let rig = Rig::with(W, &[], |options| options.safety = SafetyOptions::default()).await;
     let reply = rig.robot().start_session(StartSessionRequest::default()).await.expect("started");
     assert_eq!(reply.metadata().get("lifeline-order").expect("announced"), "1");
     assert_eq!(reply.metadata().get("lifeline-boot").expect("told").len(), 32);
     let reply = reply.into_inner();
     assert_eq!(uuid::Uuid::parse_str(&reply.id).expect("a uuid").get_version_num(), 4);
-    assert_eq!(reply.heartbeat_window, Some(prost_types::Duration { seconds: 0, nanos: 300_000_000 }));
+    assert_eq!(reply.heartbeat_window, Some(prost_types::Duration { seconds: 2, nanos: 0 }));
     let sessions = rig.robot().get_sessions(GetSessionsRequest {}).await.expect("listed").into_inner().sessions;
     assert_eq!(sessions.len(), 1);
     let peer = sessions[0].peer_connection_info.clone().expect("where it speaks from");
     assert_eq!(peer.r#type, PeerConnectionType::Grpc as i32);
     assert!(peer.remote_address.expect("an address").starts_with("127.0.0.1:"));
+}
+
+#[tokio::test]
+async fn s02_sessions_have_the_window_that_was_configured() {
+    for (sessions, seconds, nanos) in
+        [(r#"{"heartbeat_window": "5s"}"#, 5, 0), (r#"{"heartbeat_window": "30ms"}"#, 0, 30_000_000), ("{}", 2, 0)]
+    {
+        let file = format!(r#"{{"network": {{"sessions": {sessions}}}}}"#);
+        let configured = machine_host::config::Config::parse(&file).expect("a good file");
+        let rig = Rig::start(configured.window, &[]).await;
+        let reply = rig.robot().start_session(StartSessionRequest::default()).await.expect("started").into_inner();
+        assert_eq!(reply.heartbeat_window, Some(prost_types::Duration { seconds, nanos }), "{sessions}");
+    }
 }
 
 #[tokio::test]

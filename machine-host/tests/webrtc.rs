@@ -65,6 +65,39 @@ async fn a_session_over_webrtc_moves_a_motor_and_stops_it_when_its_client_is_gon
 }
 
 #[tokio::test]
+async fn s13_sessions_of_every_owner_are_listed_each_with_where_it_speaks_from() {
+    let rig = Rig::start(Duration::from_secs(5), &[KEY]).await;
+    let bearer = bearer(&rig).await;
+    let mut direct = RobotServiceClient::new(rig.channel());
+    let start = with(StartSessionRequest::default(), "authorization", &bearer);
+    let mine = direct.start_session(start).await.expect("started").into_inner().id;
+    let mut strange = RobotServiceClient::new(caller(&rig, Some(("api-key", "another"))));
+    let theirs = strange.start_session(StartSessionRequest::default()).await.expect("started").into_inner().id;
+    let list = with(GetSessionsRequest {}, "authorization", &bearer);
+    let sessions = direct.get_sessions(list).await.expect("listed").into_inner().sessions;
+    assert_eq!(sessions.len(), 2);
+    for session in sessions {
+        let peer = session.peer_connection_info.expect("where it speaks from");
+        let (local, remote) = (peer.local_address.expect("our end"), peer.remote_address.expect("their end"));
+        if session.id == mine {
+            assert_eq!(peer.r#type, PeerConnectionType::Grpc as i32);
+            remote.parse::<std::net::SocketAddr>().expect("ip:port");
+        } else {
+            assert_eq!((session.id, peer.r#type), (theirs.clone(), PeerConnectionType::Webrtc as i32));
+            assert!(local.starts_with("host ") && remote.starts_with("host "), "both candidates: {local} {remote}");
+        }
+    }
+}
+
+/// The header of who knows the key.
+async fn bearer(rig: &Rig) -> String {
+    let credentials = Credentials { r#type: "api-key".into(), payload: KEY.1.into() };
+    let request = AuthenticateRequest { entity: KEY.0.into(), credentials: Some(credentials) };
+    let token = AuthServiceClient::new(rig.channel()).authenticate(request).await.expect("a token").into_inner();
+    format!("Bearer {}", token.access_token)
+}
+
+#[tokio::test]
 async fn what_a_caller_without_a_session_moved_stops_with_its_channel() {
     let rig = Rig::start(W, &[]).await;
     let caller = caller(&rig, None);
@@ -78,12 +111,8 @@ async fn what_a_caller_without_a_session_moved_stops_with_its_channel() {
 #[tokio::test]
 async fn a_session_belongs_to_its_principal_and_not_to_its_route() {
     let rig = Rig::start(Duration::from_secs(5), &[KEY]).await;
-    let credentials = Credentials { r#type: "api-key".into(), payload: KEY.1.into() };
-    let request = AuthenticateRequest { entity: KEY.0.into(), credentials: Some(credentials) };
-    let channel = rig.channel();
-    let token = AuthServiceClient::new(channel.clone()).authenticate(request).await.expect("a token").into_inner();
-    let bearer = format!("Bearer {}", token.access_token);
-    let mut direct = RobotServiceClient::new(channel);
+    let bearer = bearer(&rig).await;
+    let mut direct = RobotServiceClient::new(rig.channel());
     let start = with(StartSessionRequest::default(), "authorization", &bearer);
     let id = direct.start_session(start).await.expect("started").into_inner().id;
     let beat = |caller: Calls| {

@@ -69,9 +69,13 @@ fn s08_another_owners_session_looks_like_none() {
     let id = rig.session(ALICE);
     assert_eq!(rig.registry.beat(id, &BOB, None, rig.now), Err(NoSession(None)));
     assert_eq!(rig.admit("m1", Call { owner: Some(BOB), ..in_session(id) }), Err(Refused::NoSession(None)));
+    rig.now += W / 2;
     let other = rig.registry.start(SessionId(50), Some(id), BOB, rig.now).expect("a new one");
     assert!(!other.resumed && other.id != id);
-    rig.pass(W);
+    rig.pass(W / 2 - ms(1));
+    assert!(rig.registry.is_live(id), "untouched");
+    rig.pass(ms(1));
+    assert!(!rig.registry.is_live(id), "and nobody but its owner has extended it");
     // Not even a tombstone tells that it existed.
     assert_eq!(rig.registry.beat(id, &BOB, None, rig.now), Err(NoSession(None)));
 }

@@ -3,8 +3,8 @@
 mod rig;
 
 use rig::{ALICE, BOB, Call, Rig, W, in_session, ms, numbered, order};
-use session_core::Order;
 use session_core::registry::{Admitted, MachineOutput, Outcome, Past, Refused, Shut, Why};
+use session_core::{Connection, Order};
 
 #[test]
 fn s89_a_call_given_up_is_refused_when_it_arrives() {
@@ -17,6 +17,21 @@ fn s89_a_call_given_up_is_refused_when_it_arrives() {
     rig.pass(W / 2);
     assert_eq!(rig.registry.sessions().count(), 0, "and it extended nothing");
     assert_eq!(rig.stopped(), [""; 0]);
+}
+
+#[test]
+fn s89_a_call_given_up_takes_nothing_over() {
+    let mut rig = Rig::new();
+    let (s, t) = (rig.session(ALICE), rig.session(BOB));
+    rig.command("m1", Call { owner: Some(BOB), ..in_session(t) });
+    rig.registry.beat(s, &ALICE, Some(&order(2, &[])), rig.now).expect("alive");
+    assert_eq!(rig.admit("m1", numbered(s, 1, &[])), Err(Refused::GivenUp));
+    rig.pass(W - ms(1));
+    rig.registry.beat(t, &BOB, None, rig.now).expect("alive");
+    rig.pass(ms(1));
+    assert_eq!((rig.registry.is_live(s), rig.stopped()), (false, vec![]), "it is T's all the time");
+    rig.pass(W);
+    assert_eq!(rig.stopped(), ["m1"]);
 }
 
 #[test]
@@ -51,6 +66,33 @@ fn s90_copies_run_once_and_share_their_outcome() {
 }
 
 #[test]
+fn s90_copies_extend_and_take_over_once() {
+    let mut rig = Rig::new();
+    let (s, t) = (rig.session(ALICE), rig.session(BOB));
+    let ticket = rig.command("m1", numbered(s, 1, &[]));
+    rig.pass(W / 2);
+    assert_eq!(rig.admit("m1", numbered(s, 1, &[])), Ok(Admitted::Copy(ticket)));
+    rig.command("m1", Call { owner: Some(BOB), ..in_session(t) });
+    assert_eq!(rig.admit("m1", numbered(s, 1, &[])), Ok(Admitted::Copy(ticket)));
+    rig.pass(W / 2);
+    assert_eq!((rig.registry.is_live(s), rig.stopped()), (false, vec![]), "neither the lease nor the motor");
+}
+
+/// The second copy is all that is left of the call where the first one's request died with its route.
+#[test]
+fn s90_losing_one_copy_leaves_the_operation_to_the_other() {
+    let mut rig = Rig::new();
+    let id = rig.session(ALICE);
+    let ticket = rig.run("m1", numbered(id, 1, &[]));
+    rig.registry.handle_opened(Connection(2), None, rig.now);
+    assert_eq!(rig.admit("m1", numbered(id, 1, &[])), Ok(Admitted::Copy(ticket)));
+    rig.registry.handle_closed(Connection(1), rig.now);
+    rig.settle();
+    assert_eq!(rig.cancelled(), []);
+    rig.write(ticket, "m1").expect("it goes on");
+}
+
+#[test]
 fn s90_a_number_that_was_given_up_never_comes_back_whatever_a_later_list_says() {
     let mut rig = Rig::new();
     let id = rig.session(ALICE);
@@ -81,6 +123,24 @@ fn s91_a_lower_number_never_runs_after_a_higher_one_on_its_resource_or_parts() {
     let second_program = Call { order: Some(session_core::Order { key: 8, ..order(1, &[]) }), ..in_session(id) };
     rig.command("base", second_program);
     rig.command("base", in_session(id));
+}
+
+#[test]
+fn s91_a_call_that_comes_too_late_extends_nothing_and_takes_nothing_over() {
+    let mut rig = Rig::new();
+    let (s, t) = (rig.session(ALICE), rig.session(BOB));
+    // A Stop of the whole counts for its parts.
+    rig.stop("base", numbered(s, 5, &[1, 2]));
+    rig.command("left", Call { owner: Some(BOB), ..in_session(t) });
+    rig.clear();
+    rig.pass(W / 2);
+    assert_eq!(rig.admit("left", numbered(s, 1, &[])), Err(Refused::Superseded));
+    assert_eq!(rig.admit("base", numbered(s, 2, &[])), Err(Refused::Superseded));
+    rig.registry.beat(t, &BOB, None, rig.now).expect("alive");
+    rig.pass(W / 2);
+    assert_eq!((rig.registry.is_live(s), rig.stopped()), (false, vec![]));
+    rig.pass(W / 2);
+    assert_eq!(rig.stopped(), ["left"], "T's, as before");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod rig;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -89,6 +90,46 @@ async fn s90_an_operation_outlives_its_link_and_answers_on_the_next() {
     let position = motor.position().await.expect("read");
     assert!((position - 0.5).abs() < 0.05, "it ran once: {position}");
     assert_eq!(served.sessions(), 1);
+}
+
+/// Whatever becomes of its links: the same session, proven before anything else is sent, and one rhythm of beats.
+#[tokio::test]
+async fn s38_s39_a_new_link_begins_with_the_sessions_beat_and_beats_go_on_as_before() {
+    let served = Served::start().await;
+    let robot = served.robot().await;
+    robot.motor("m1").set_power(0.5).await.expect("moved");
+    let (session, _) = served.machine.safety().sessions()[0];
+    let mut arrivals = served.machine.arrivals();
+    for _ in 0..3 {
+        let before = robot.link().expect("a link").id;
+        served.machine.sever_connections("a test");
+        served.until("another link", |_| robot.link().is_some_and(|link| link.id != before)).await;
+        robot.motor("m1").set_power(0.5).await.expect("in the same session");
+        assert!(served.moves(0), "it never stopped");
+    }
+    // What each connection carried of the session, in its order.
+    let mut carried: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    while let Ok(arrival) = arrivals.try_recv() {
+        let method = arrival.path.rsplit('/').next().unwrap_or_default().to_owned();
+        assert_ne!(method, "StartSession", "the same session goes on");
+        if ["SendSessionHeartbeat", "SetPower"].contains(&method.as_str()) {
+            carried.entry(arrival.connection).or_default().push(method);
+        }
+    }
+    let driven: Vec<_> = carried.values().filter(|methods| methods.contains(&"SetPower".to_owned())).collect();
+    assert!(driven.len() >= 3, "{carried:?}");
+    assert!(driven.iter().all(|methods| methods[0] == "SendSessionHeartbeat"), "{carried:?}");
+    assert!(served.machine.safety().sessions().iter().map(|(id, _)| *id).eq([session]));
+    tokio::time::sleep(W / 5).await;
+    while arrivals.try_recv().is_ok() {}
+    tokio::time::sleep(4 * W).await;
+    let mut beats = 0;
+    while let Ok(arrival) = arrivals.try_recv() {
+        beats += u32::from(arrival.path.ends_with("/SendSessionHeartbeat"));
+    }
+    // Twenty are due; a second rhythm would be twenty more.
+    assert!((15..=24).contains(&beats), "{beats} beats in four windows");
+    assert!(served.moves(0));
 }
 
 #[tokio::test]

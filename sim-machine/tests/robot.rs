@@ -47,8 +47,16 @@ async fn s32_a_program_that_blocks_its_runtime_keeps_its_session() {
     let served = Served::start().await;
     let robot = served.robot().await;
     robot.motor("m1").set_power(0.5).await.expect("moved");
+    let mut arrivals = served.machine.arrivals();
     // The only thread of this test's runtime, for 25 windows.
     std::thread::sleep(Duration::from_secs(10));
+    let mut beats = Vec::new();
+    while let Ok(arrival) = arrivals.try_recv() {
+        assert!(arrival.path.ends_with("/SendSessionHeartbeat"), "nobody says anything else: {}", arrival.path);
+        beats.push(arrival.at);
+    }
+    // Every fifth of a window, within a fifth of that.
+    assert!((104..=156).contains(&beats.len()), "{} beats in 10 s", beats.len());
     assert!(served.moves(0), "beats leave from threads of the client's own");
     robot.close().await;
 }
@@ -101,12 +109,18 @@ async fn s40_sessions_can_be_managed_by_hand() {
     let mut request = tonic::Request::new(SetPowerRequest { name: "m1".into(), power_pct: 0.5, extra: None });
     request.metadata_mut().insert("viam-sid", id.parse().expect("ascii"));
     MotorServiceClient::new(robot.channel()).set_power(request).await.expect("moved");
+    let mut last = Instant::now();
     for _ in 0..6 {
         tokio::time::sleep(W / 3).await;
+        last = Instant::now();
         service.send_session_heartbeat(SendSessionHeartbeatRequest { id: id.clone() }).await.expect("alive");
     }
     assert!(served.moves(0));
     served.until("the motor stops", |s| !s.moves(0)).await;
+    let after = last.elapsed();
+    assert!(after >= W && after < W + W / 4, "{after:?}");
+    let late = service.send_session_heartbeat(SendSessionHeartbeatRequest { id }).await.expect_err("over");
+    assert_eq!((late.code(), late.message()), (Code::InvalidArgument, "SESSION_EXPIRED"));
 }
 
 #[tokio::test]
