@@ -13,6 +13,7 @@ mod lab;
 mod observer;
 mod processes;
 mod spec;
+mod web;
 
 use std::path::PathBuf;
 #[cfg(not(feature = "codegen"))]

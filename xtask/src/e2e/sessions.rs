@@ -4,11 +4,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::Stage;
 use crate::Outcome;
-use crate::observer::{Observer, now};
+use crate::observer::{Observer, Seen, now};
 use crate::processes::{Machine, MachineOptions, Running};
+use crate::web;
 
 /// Far enough that the base is still on its way when the scenario has ended.
 const LONG_MOVE: &str = r#"{"distanceMm": "100000", "mmPerSec": 200}"#;
@@ -147,7 +149,121 @@ pub fn sigterm(stage: &Stage) -> Outcome {
     machine.process.signal(Signal::TERM)?;
     observer.stopped("base/base", asked, Duration::from_secs(1))?;
     match machine.process.wait(Duration::from_secs(5))? {
-        Some(0) => Ok(()),
-        other => Err(format!("the machine ended with {other:?} instead of 0").into()),
+        Some(0) => {}
+        other => return Err(format!("the machine ended with {other:?} instead of 0").into()),
+    }
+    if machine.log()?.contains("failed to stop") { Err("the machine failed to stop something".into()) } else { Ok(()) }
+}
+
+/// A window that a scenario can wait for.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// A machine for callers that are none of ours, and its observer.
+fn strange_callers(
+    stage: &Stage,
+    components: Option<Value>,
+) -> Result<(Machine, Observer), Box<dyn std::error::Error>> {
+    let options = MachineOptions { open: true, window: Some("1s".to_owned()), components, ..MachineOptions::default() };
+    let machine = stage.machine(&options)?;
+    let observer = Observer::new(&machine.observed());
+    Ok((machine, observer))
+}
+
+/// What was written to an actuator after `since`, by its causes.
+fn written(observer: &Observer, actuator: &str, since: f64) -> Result<Vec<Seen>, Box<dyn std::error::Error>> {
+    let mut all = observer.all()?;
+    all.retain(|seen| seen.actuator == actuator && seen.event == "write" && seen.t > since);
+    Ok(all)
+}
+
+/// Waits for the Stop of an actuator that a session's end causes, and fails unless it came a window after `last`.
+fn stopped_by_lapse(observer: &Observer, actuator: &str, last: f64) -> Outcome {
+    let is_stop = |seen: &Seen| seen.actuator == actuator && seen.cause.as_deref() == Some("stop");
+    let stop = observer.wait(&format!("{actuator}'s Stop"), last, 3 * SHORT, is_stop)?;
+    let after = stop.t - last;
+    println!("    stopped {after:.3} s after it was last heard of, window 1 s");
+    if (0.9..=1.2).contains(&after) { Ok(()) } else { Err(format!("{actuator} was stopped {after:.3} s later").into()) }
+}
+
+fn set_power(machine: &Machine, session: &str, power: f64) -> Result<web::Reply, Box<dyn std::error::Error>> {
+    let message = [web::field(1, b"left"), web::double(2, power)].concat();
+    web::call(machine.port, "/viam.component.motor.v1.MotorService/SetPower", Some(session), &message)
+}
+
+/// A command of a session that is over is refused, moves nothing, and takes nothing away from the session that moves.
+pub fn expired_call(stage: &Stage) -> Outcome {
+    let (machine, observer) = strange_callers(stage, None)?;
+    let over = web::start_session(machine.port)?;
+    std::thread::sleep(SHORT + SHORT / 5);
+    let lives = web::start_session(machine.port)?;
+    let since = now();
+    set_power(&machine, &lives, 0.5)?.ok()?;
+    let refused = set_power(&machine, &over, 0.9)?;
+    if (refused.status, refused.message.as_str()) != (3, "SESSION_EXPIRED") {
+        return Err(format!("a session that is over was answered {} {}", refused.status, refused.message).into());
+    }
+    for _ in 0..10 {
+        std::thread::sleep(SHORT / 5);
+        web::beat(machine.port, &lives)?.ok()?;
+    }
+    let writes = written(&observer, "motor/left", since)?;
+    if writes.len() != 1 {
+        return Err(format!("expected one write while its session lives, saw {writes:?}").into());
+    }
+    stopped_by_lapse(&observer, "motor/left", now())
+}
+
+/// A command that fails inside its driver, after it moved something, has made it its session's all the same.
+pub fn failed_call(stage: &Stage) -> Outcome {
+    let (machine, observer) = strange_callers(stage, None)?;
+    let session = web::start_session(machine.port)?;
+    let near = web::field(2, &web::doubles(1, &[2.0, 45.0, -60.0, 0.0, 0.0, 0.0]));
+    let nonsense = web::field(2, &web::doubles(1, &[1.0]));
+    let message = [web::field(1, b"arm"), near, nonsense].concat();
+    let called = now();
+    let path = "/viam.component.arm.v1.ArmService/MoveThroughJointPositions";
+    let failed = web::call(machine.port, path, Some(&session), &message)?;
+    if failed.status == 0 || written(&observer, "arm/arm", called)?.len() != 1 {
+        return Err(format!("expected one write and then a failure, got {failed:?}").into());
+    }
+    stopped_by_lapse(&observer, "arm/arm", called)
+}
+
+/// What has no Stop is left alone when its session ends, and nobody complains.
+pub fn without_a_stop(stage: &Stage) -> Outcome {
+    let row = |name: &str| serde_json::json!({ "name": name, "type": name, "model": "fake" });
+    let (machine, observer) =
+        strange_callers(stage, Some(Value::Array(vec![row("button"), row("switch"), row("arm")])))?;
+    let session = web::start_session(machine.port)?;
+    let began = now();
+    let push = web::field(1, b"button");
+    web::call(machine.port, "/viam.component.button.v1.ButtonService/Push", Some(&session), &push)?.ok()?;
+    let second = [web::field(1, b"switch"), web::number(2, 1)].concat();
+    web::call(machine.port, "/viam.component.switch.v1.SwitchService/SetPosition", Some(&session), &second)?.ok()?;
+    std::thread::sleep(2 * SHORT);
+    let late = web::beat(machine.port, &session)?;
+    if late.message != "SESSION_EXPIRED" {
+        return Err(format!("the session still lives: {late:?}").into());
+    }
+    let log = machine.log()?;
+    if !log.lines().any(|line| line.contains(&session) && line.contains("stopped_resources=[]")) {
+        return Err("its end was not written down".into());
+    }
+    if let Some(line) = log.lines().find(|line| line.contains("ERROR") || line.contains("failed to stop")) {
+        return Err(format!("somebody complained: {line}").into());
+    }
+    let at = web::call(
+        machine.port,
+        "/viam.component.switch.v1.SwitchService/GetPosition",
+        None,
+        &web::field(1, b"switch"),
+    )?
+    .ok()?;
+    if !at.says(&web::number(1, 1)) {
+        return Err(format!("the switch was moved back: {at:?}").into());
+    }
+    match observer.all()?.iter().find(|seen| seen.t > began) {
+        None => Ok(()),
+        Some(seen) => Err(format!("something was written to: {seen:?}").into()),
     }
 }
