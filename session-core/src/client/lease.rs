@@ -194,7 +194,7 @@ impl<C: Ord + Clone> ClientSession<C> {
 
     /// When the next beat is due.
     pub(super) fn next_beat(&self) -> Option<Instant> {
-        let Lease::Live(live) = self.lease else { return None };
+        let live = *self.lease.live()?;
         let last = self.last_beat?;
         if self.closed || !self.counts_as_alive(last + live.window / 5) {
             return None;
@@ -212,7 +212,7 @@ impl<C: Ord + Clone> ClientSession<C> {
 
     /// Beats on the primary, and for a while on the link that answers instead of it.
     pub(super) fn beat_everywhere(&mut self, now: Instant) {
-        let Lease::Live(live) = self.lease else { return };
+        let Some(live) = self.lease.live().copied() else { return };
         if self.closed {
             return;
         }
@@ -322,11 +322,11 @@ impl<C: Ord + Clone> ClientSession<C> {
         }
     }
 
-    /// For a message that needs no session: that of the live one, or of one that is being ended and whose commands a Stop has to overtake.
+    /// For a message that needs no session: that of the live one, also while it is being resumed, or of one that is being ended and whose
+    /// commands a Stop has to overtake.
     pub(super) fn letter_if_live(&mut self) -> Option<Letter> {
-        match (self.lease, self.ending) {
-            (Lease::Live(live), _) | (Lease::Idle, Some(Ending { live, .. })) => Some(self.letter_of(live, false)),
-            _ => None,
-        }
+        let ending = self.ending.filter(|_| self.lease == Lease::Idle).map(|ending| ending.live);
+        let live = self.lease.live().copied().or(ending)?;
+        Some(self.letter_of(live, false))
     }
 }

@@ -91,3 +91,24 @@ fn a_hedge_that_comes_again_has_what_is_left_of_half_a_window() {
     rig.client.give_up(call, rig.now);
     assert!(rig.beats().iter().all(|beat| beat.1 == A), "telling is a beat too");
 }
+
+/// StartSession hangs on a route that has gone silent: the session is beaten for all the same, there and on the next.
+#[test]
+fn a_session_that_is_being_resumed_is_beaten_for() {
+    let mut rig = Rig::live(true);
+    rig.pass_silently(W / 5);
+    let failed = rig.beats()[0].0;
+    rig.client.handle_beat(failed, Err(BeatError::Unanswered), rig.now);
+    let waits = rig.motion("m1");
+    let hangs = rig.starts().pop().expect("it resumes first").0;
+    rig.take();
+    rig.pass_silently(W / 5);
+    assert_eq!(rig.beats().len(), 1);
+    rig.client.handle_link(B, LinkState::Primary, rig.now);
+    rig.pass(W * 3);
+    assert!(rig.client.session().is_some_and(|(id, _)| id == ID), "its beats are answered");
+    rig.take();
+    rig.client.handle_started(hangs, Err(StartError::Unreachable), rig.now);
+    rig.start(true);
+    assert_eq!(rig.sent().iter().map(|sent| sent.0).collect::<Vec<_>>(), [waits]);
+}

@@ -108,3 +108,23 @@ fn s94_a_stock_machines_route_with_a_superseded_command_on_it_is_severed_before_
     rig.client.handle_link(B, LinkState::Primary, rig.now);
     assert!(matches!(rig.take()[0], Out::Abort(A)));
 }
+
+/// While the session is being resumed as well: a command of it may still be on its way, and only a number keeps it from running after the Stop.
+#[test]
+fn s94_a_stop_while_the_session_is_resumed_has_a_number_above_what_is_out() {
+    let mut rig = Rig::live(true);
+    let out = rig.motion("m1");
+    let before = number(&rig.sent().pop().expect("sent").1).expect("a number");
+    rig.pass_silently(W / 5);
+    let beat = rig.beats()[0].0;
+    rig.client.handle_beat(beat, Err(BeatError::Unanswered), rig.now);
+    let parked = rig.motion("m1");
+    assert_eq!(rig.starts().len(), 1);
+    let stop = rig.client.issue("m1", Kind::Stop, rig.now);
+    assert_eq!(rig.failed(), [(out, Failure::Superseded), (parked, Failure::Superseded)]);
+    let letter = rig.take().into_iter().find_map(|o| match o {
+        Out::SendStop { call, letter, .. } if call == stop => letter,
+        _ => None,
+    });
+    assert!(number(&letter).is_some_and(|number| number > before) && open(&letter).is_empty());
+}
