@@ -77,17 +77,7 @@ impl Served {
 
     /// A plain tonic channel over TLS, its configuration made before.
     pub async fn plain(&self, tls: &TlsConnector) -> Channel {
-        let (tls, address) = (tls.clone(), self.address);
-        let name = ServerName::try_from(self.name.clone()).expect("a name");
-        let connect = service_fn(move |_| {
-            let (tls, name) = (tls.clone(), name.clone());
-            async move {
-                let tcp = TcpStream::connect(address).await?;
-                tcp.set_nodelay(true)?;
-                Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, tcp).await?))
-            }
-        });
-        Endpoint::from_static("https://machine").connect_with_connector(connect).await.expect("a channel")
+        connect(tls, &self.name, self.address).await
     }
 
     /// TLS that trusts this machine alone, with HTTP/2. Both sides of a bench resume sessions that either has had.
@@ -113,6 +103,20 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+/// A plain tonic channel over a TLS connection of its own to the machine of that name.
+pub async fn connect(tls: &TlsConnector, name: &str, address: SocketAddr) -> Channel {
+    let (tls, name) = (tls.clone(), ServerName::try_from(name.to_owned()).expect("a name"));
+    let connect = service_fn(move |_| {
+        let (tls, name) = (tls.clone(), name.clone());
+        async move {
+            let tcp = TcpStream::connect(address).await?;
+            tcp.set_nodelay(true)?;
+            Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, tcp).await?))
+        }
+    });
+    Endpoint::from_static("https://machine").connect_with_connector(connect).await.expect("a channel")
 }
 
 /// TLS with HTTP/2 that trusts what is in a file.
