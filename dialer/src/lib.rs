@@ -25,7 +25,7 @@ mod switch;
 
 pub use channel::MachineChannel;
 pub use flight::{DialError, FlightRecord, Outcome, Try, TryResult};
-pub use options::{Admit, Admitted, Anonymous, DialOptions, Refusal};
+pub use options::{Admit, Admitted, Anonymous, DialOptions, Refusal, Whom};
 pub use plan::{CallPlan, DialClass};
 pub use shell::Dialer;
 pub use status::{RouteState, RouteStatus, Swap, SwapReason};

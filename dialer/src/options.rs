@@ -59,14 +59,28 @@ fn clock_bits() -> u64 {
     since.as_nanos() as u64
 }
 
+/// Who has proven its name at the other end of a link that is to be admitted. Each has tokens of its own, which are shown to nobody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom<'a> {
+    /// The machine.
+    Machine,
+    /// A signaling service.
+    Cloud {
+        /// Its host.
+        host: &'a str,
+        /// Its port.
+        port: u16,
+    },
+}
+
 /// Authenticates on a fresh link, after the machine has proven its name and before anybody hears of the link.
 pub trait Admit: Send + Sync + 'static {
     /// Authenticates. Called for every link, also when reconnecting.
-    fn admit<'a>(&'a self, link: &'a Link) -> BoxFuture<'a, Result<Admitted, Refusal>>;
+    fn admit<'a>(&'a self, link: &'a Link, whom: Whom<'a>) -> BoxFuture<'a, Result<Admitted, Refusal>>;
 
-    /// Authenticates anew: the machine does not accept what [`admit`](Self::admit) remembered.
-    fn renew<'a>(&'a self, link: &'a Link) -> BoxFuture<'a, Result<Admitted, Refusal>> {
-        self.admit(link)
+    /// Authenticates anew: what [`admit`](Self::admit) remembered is not accepted.
+    fn renew<'a>(&'a self, link: &'a Link, whom: Whom<'a>) -> BoxFuture<'a, Result<Admitted, Refusal>> {
+        self.admit(link, whom)
     }
 }
 
@@ -94,7 +108,7 @@ pub struct Refusal {
 pub struct Anonymous;
 
 impl Admit for Anonymous {
-    fn admit<'a>(&'a self, _: &'a Link) -> BoxFuture<'a, Result<Admitted, Refusal>> {
+    fn admit<'a>(&'a self, _: &'a Link, _: Whom<'a>) -> BoxFuture<'a, Result<Admitted, Refusal>> {
         Box::pin(std::future::ready(Ok(Admitted::default())))
     }
 }

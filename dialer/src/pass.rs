@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use transport::header::{BEARER, GRPC_STATUS};
 use transport::{Lane, Link};
 
-use crate::options::{Admit, Admitted};
+use crate::options::{Admit, Admitted, Whom};
 use crate::probe::question;
 
 /// A link's authorization.
@@ -86,7 +86,7 @@ impl Pass {
             return;
         }
         match link.call(question(self), Lane::Reserved).await {
-            Ok(reply) if is_unauthenticated(reply.headers()) => match self.admit.renew(link).await {
+            Ok(reply) if is_unauthenticated(reply.headers()) => match self.admit.renew(link, Whom::Machine).await {
                 Ok(admitted) => self.header.store(admitted.authorization.map(Arc::new)),
                 Err(_) => return link.sever("the machine accepts neither the remembered token nor the credentials"),
             },

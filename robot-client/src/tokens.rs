@@ -17,7 +17,7 @@ const LONGEST: u64 = 16 << 10;
 
 /// Keeps tokens between links. A token that the machine does not accept any more costs one more question, never a failed call.
 ///
-/// `holder` stands for one machine, as it was dialled, and one credential: a digest that tells neither.
+/// `holder` stands for one machine, as it was dialled, or one signaling service, and one credential: a digest that tells none of them.
 pub trait TokenStore: Send + Sync + 'static {
     /// The token of an earlier link.
     fn token(&self, holder: &str) -> Option<String>;

@@ -14,7 +14,7 @@ use transport::{Address, ConnectOptions, Lane, Link, LinkId, Security, Target};
 use super::Input;
 use crate::agent::{Attempt, Failure, Route, Signaler, Stage};
 use crate::carrier::Carrier;
-use crate::options::{Admit, Admitted};
+use crate::options::{Admit, Admitted, Whom};
 use crate::probe::question;
 
 /// A probe that is out for longer is forgotten; the agent judged it long before.
@@ -116,7 +116,7 @@ impl Maker {
             }
         }
         let link = connected?;
-        let admitted = tokio::time::timeout(self.timeout, self.admit.admit(&link)).await;
+        let admitted = tokio::time::timeout(self.timeout, self.admit.admit(&link, whom(route))).await;
         match admitted {
             Ok(Ok(admitted)) => {
                 let _ = inputs.send(Input::Stage { attempt, stage: Stage::Auth });
@@ -153,7 +153,8 @@ impl Maker {
         };
         let turn_tls = self.tls.as_ref().and_then(|tls| tls.trust.client_config().ok());
         let options = PeerOptions { timeout: self.timeout, turn_tls, ..PeerOptions::default() };
-        let service = Authorized { link: signaling.clone(), authorization: admitted.authorization.clone() };
+        let service =
+            |admitted: &Admitted| Authorized { link: signaling.clone(), authorization: admitted.authorization.clone() };
         let mut stages = |stage, _| {
             let stage = match stage {
                 CallStage::Gather => return,
@@ -164,7 +165,15 @@ impl Maker {
             };
             let _ = inputs.send(Input::Stage { attempt, stage });
         };
-        let called = webrtc::call(service, host, &options, &mut stages).await;
+        let mut admitted = admitted;
+        let mut called = webrtc::call(service(&admitted), host, &options, &mut stages).await;
+        if called.as_ref().is_err_and(|error| admitted.remembered && error.code == tonic::Code::Unauthenticated)
+            && let Ok(Ok(renewed)) =
+                tokio::time::timeout(self.timeout, self.admit.renew(&signaling, whom_of(signaler))).await
+        {
+            admitted = renewed;
+            called = webrtc::call(service(&admitted), host, &options, &mut stages).await;
+        }
         // The service hears the rest of the arrangement in order.
         signaling.close();
         let called = called.map_err(|error| {
@@ -209,6 +218,21 @@ impl tower::Service<http::Request<tonic::body::Body>> for Authorized {
         }
         let call = self.link.call(request, Lane::Ordinary);
         Box::pin(async move { call.await.map_err(|error| error.status) })
+    }
+}
+
+/// Who has to prove its name at the beginning of a route.
+fn whom(route: &Route) -> Whom<'_> {
+    match route {
+        Route::WebRtc(signaler) => whom_of(signaler),
+        Route::Direct(_) | Route::Unix(_) => Whom::Machine,
+    }
+}
+
+fn whom_of(signaler: &Signaler) -> Whom<'_> {
+    match signaler {
+        Signaler::Machine(_) => Whom::Machine,
+        Signaler::Cloud { host, port } => Whom::Cloud { host, port: *port },
     }
 }
 

@@ -31,7 +31,7 @@ async fn calls_of_every_class_pass() {
 struct Remembered;
 
 impl Admit for Remembered {
-    fn admit<'a>(&'a self, _: &'a transport::Link) -> BoxFuture<'a, Result<Admitted, Refusal>> {
+    fn admit<'a>(&'a self, _: &'a transport::Link, _: Whom<'a>) -> BoxFuture<'a, Result<Admitted, Refusal>> {
         let authorization = Some(http::HeaderValue::from_static("Bearer of an earlier link"));
         Box::pin(async { Ok(Admitted { authorization, remembered: true }) })
     }

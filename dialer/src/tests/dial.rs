@@ -17,7 +17,7 @@ struct Key {
 }
 
 impl Admit for Key {
-    fn admit<'a>(&'a self, _: &'a Link) -> BoxFuture<'a, Result<Admitted, Refusal>> {
+    fn admit<'a>(&'a self, _: &'a Link, _: Whom<'a>) -> BoxFuture<'a, Result<Admitted, Refusal>> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let answer = self.answer.clone();
         Box::pin(async move {

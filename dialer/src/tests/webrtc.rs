@@ -29,7 +29,7 @@ const CLOUD: &str = "localhost";
 struct Token;
 
 impl Admit for Token {
-    fn admit<'a>(&'a self, _: &'a Link) -> BoxFuture<'a, Result<Admitted, Refusal>> {
+    fn admit<'a>(&'a self, _: &'a Link, _: Whom<'a>) -> BoxFuture<'a, Result<Admitted, Refusal>> {
         let authorization = Some(HeaderValue::from_static("Bearer token"));
         Box::pin(async move { Ok(Admitted { authorization, ..Admitted::default() }) })
     }
