@@ -174,17 +174,20 @@ impl Line {
         self.samples.iter().copied().min().unwrap_or(self.rtt)
     }
 
-    /// When three probes of this silence are unanswered and it has lasted long enough; `None`: not three were sent. A link that is `alone` is also
-    /// judged by its newest round trip: a way that became long is no dead one.
-    pub fn dead_at(&self, alone: bool) -> Option<Instant> {
+    /// What the newest answered probe took.
+    pub fn newest(&self) -> Duration {
+        self.samples.back().copied().unwrap_or_default()
+    }
+
+    /// When three probes of this silence are unanswered and it has lasted long enough; `None`: not three were sent. Four times as `long` is not long
+    /// enough yet: a way that became long is no dead one.
+    pub fn dead_at(&self, long: Duration) -> Option<Instant> {
         if !matches!(self.health, Health::Silent | Health::Suspect) {
             return None;
         }
         let since = self.waiting?;
         let (_, third) = self.probes.iter().filter(|(_, sent)| *sent >= since).nth(PROBES_TO_DEATH - 1)?;
-        let deadly =
-            if alone { self.deadly().max(self.samples.back().copied().unwrap_or_default() * 4) } else { self.deadly() };
-        Some((*third + self.patience()).max(since + deadly))
+        Some((*third + self.patience()).max(since + self.deadly().max(long * 4)))
     }
 
     /// An answer that proves the path now; whatever waited before it says nothing about the future.

@@ -7,6 +7,7 @@
 //! state alone, so the order in which inputs arrive cannot leave a decision behind.
 
 mod hunt;
+mod lag;
 mod life;
 mod line;
 mod primary;

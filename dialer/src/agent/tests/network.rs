@@ -257,8 +257,11 @@ fn s68_a_fifth_of_the_packets_lost_at_40_ms_hardly_ever_lapses() {
 
 #[test]
 fn a_way_that_becomes_long_lapses_nothing() {
-    for rtt in [480, 800] {
-        let mut world = World::new(&[Path { rtt: MS * 2, loss: 0, webrtc: false }], 1);
+    const SHORT: Path = Path { rtt: Duration::from_millis(2), loss: 0, webrtc: false };
+    for (rtt, paths) in [480, 800].into_iter().flat_map(|rtt| {
+        [&[SHORT][..], &[SHORT, SHORT], &[SHORT, Path { webrtc: true, ..SHORT }]].map(|paths| (rtt, paths))
+    }) {
+        let mut world = World::new(paths, 1);
         world.run(Duration::from_secs(2));
         world.paths.values_mut().chain(world.routes.values_mut()).for_each(|path| path.rtt = MS * rtt);
         world.run(Duration::from_secs(30));
