@@ -6,8 +6,8 @@ use super::*;
 
 /// The first pause after a failure; doubles up to the origin's cap.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause where an address is known, and where one would be better than what there is.
-pub(super) const BETTER_CAP: Duration = Duration::from_secs(1);
+/// The longest pause where an address is known, and where one would be better than what there is: with the dial itself it is within a second.
+pub(super) const BETTER_CAP: Duration = Duration::from_millis(800);
 /// The longest pause while a link carries calls and another would only stand by.
 pub(super) const LUXURY_CAP: Duration = Duration::from_secs(5);
 /// A link over a route that died is used again after this long of answers; doubles with every death, up to the limit.

@@ -2,6 +2,7 @@
 
 mod attempt;
 mod changes;
+mod homes;
 mod network;
 mod outputs;
 mod sources;
@@ -313,9 +314,7 @@ impl Task {
             }
             Input::Probed { attempt, link, rtt, boot } => {
                 self.agent.handle_probe(attempt, rtt, now);
-                if let (Some(served), Some(way)) = (self.carriers.get(&link), self.agent.way(link)) {
-                    served.carrier.link.set_round_trip(way);
-                }
+                self.measured(link);
                 if self.agent.primary() == Some(link) {
                     let rtt = self.agent.rtt(link);
                     self.shared.status.send_if_modified(|status| std::mem::replace(&mut status.rtt, rtt) != rtt);
@@ -365,8 +364,10 @@ impl Task {
             Meter::new(self.wake.clone()),
             control,
         );
+        let control = carrier.control.clone();
         self.carriers.insert(id, Served { carrier, life: None, checked: now, acknowledged: None, asked: now });
         self.agent.handle_connected(attempt, id, facts, now);
+        control.iter().for_each(|control| self.learn_homes(control));
     }
 
     fn handle_found(&mut self, found: Found) {

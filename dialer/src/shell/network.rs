@@ -105,14 +105,17 @@ fn boot_time() -> Duration {
 mod tests {
     use super::*;
 
-    fn network(ours: &[(&str, u8)]) -> Network {
-        let ours = ours.iter().map(|(address, length)| (address.parse().unwrap(), *length)).collect();
-        Network { ours, ways: String::new() }
+    impl Network {
+        /// Of these addresses and the lengths of their prefixes.
+        pub fn with(ours: &[(&str, u8)]) -> Self {
+            let ours = ours.iter().map(|(address, length)| (address.parse().unwrap(), *length)).collect();
+            Self { ours, ways: String::new() }
+        }
     }
 
     #[test]
     fn near_is_what_shares_a_prefix() {
-        let ours = network(&[("192.168.4.7", 24), ("10.1.2.3", 32), ("fd00:1::7", 64), ("0.0.0.0", 0)]);
+        let ours = Network::with(&[("192.168.4.7", 24), ("10.1.2.3", 32), ("fd00:1::7", 64), ("0.0.0.0", 0)]);
         for (address, tier) in [
             ("192.168.4.200", Tier::LanDirect),
             ("192.168.5.1", Tier::WanDirect),
@@ -131,8 +134,8 @@ mod tests {
 
     #[test]
     fn a_lost_address_is_told_by_name() {
-        let before = network(&[("192.168.4.7", 24), ("10.0.0.1", 8)]);
-        let after = network(&[("192.168.4.7", 24)]);
+        let before = Network::with(&[("192.168.4.7", 24), ("10.0.0.1", 8)]);
+        let after = Network::with(&[("192.168.4.7", 24)]);
         assert_eq!(after.since(&before), [NetChange::Lost("10.0.0.1".parse().unwrap())]);
         assert_eq!(before.since(&after), [NetChange::Changed]);
         assert_eq!(before.since(&before), []);

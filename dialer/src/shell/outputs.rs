@@ -137,6 +137,13 @@ impl Task {
         }
     }
 
+    /// The way is this long by now.
+    pub(super) fn measured(&self, link: LinkId) {
+        if let (Some(carrier), Some(way)) = (self.carrier(link), self.agent.way(link)) {
+            carrier.link.set_round_trip(way);
+        }
+    }
+
     fn carrier(&self, link: LinkId) -> Option<Arc<Carrier>> {
         self.carriers.get(&link).map(|served| served.carrier.clone())
     }

@@ -105,6 +105,9 @@ impl Driver {
             match admit(text, self.policy) {
                 Admitted::Use(candidate) => {
                     self.remotes += 1;
+                    if candidate.kind() == is::CandidateKind::Host {
+                        self.life.told(candidate.addr().ip());
+                    }
                     if let Wire::Shared(place) = &self.wire {
                         place.expect(candidate.addr());
                     }

@@ -1,7 +1,9 @@
 //! What the shells order of a connection, and what it tells them.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -10,6 +12,9 @@ use crate::webrtc::channel::{CandidatePair, DataChannel};
 use crate::webrtc::options::Server;
 use crate::webrtc::peer::Ended;
 use crate::webrtc::sdp::Description;
+
+/// Addresses of the peer's own that are kept.
+const MOST_HOSTS: usize = 16;
 
 /// What the shells order.
 #[derive(Debug)]
@@ -67,12 +72,14 @@ pub(super) struct Life {
     last: AtomicU64,
     acknowledged: AtomicU64,
     pub stalled: watch::Sender<bool>,
+    /// Addresses of the peer's own interfaces, as it has told them.
+    hosts: Mutex<BTreeSet<IpAddr>>,
 }
 
 impl Life {
     pub fn new(now: Instant) -> Self {
         let (last, acknowledged) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { base: now, last, acknowledged, stalled: watch::Sender::new(false) }
+        Self { base: now, last, acknowledged, stalled: watch::Sender::new(false), hosts: Mutex::default() }
     }
 
     fn nanos(&self, now: Instant) -> u64 {
@@ -82,6 +89,14 @@ impl Life {
     /// The peer answered something.
     pub fn tell(&self, now: Instant) {
         self.last.store(self.nanos(now), Ordering::Relaxed);
+    }
+
+    /// The peer told of an address of its own. A few are enough for anybody.
+    pub fn told(&self, host: IpAddr) {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if hosts.len() < MOST_HOSTS {
+            hosts.insert(host);
+        }
     }
 
     /// The peer acknowledged data.
@@ -116,6 +131,11 @@ impl Control {
     /// When the peer last acknowledged data; `None` where it never has.
     pub fn last_acknowledged(&self) -> Option<Instant> {
         self.life.acknowledged()
+    }
+
+    /// Addresses of the peer's own interfaces that it has told so far. Nothing proves them.
+    pub fn hosts(&self) -> BTreeSet<IpAddr> {
+        self.life.hosts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether data is stalled: nothing was acknowledged for the longer of 150 ms and three round trips although something is out and
