@@ -126,6 +126,8 @@ enum Peer {
     Browser,
     /// The Go client of the machine server, as a client of our machine. Its modules take minutes and gigabytes the first time.
     Go,
+    /// The published Rust crate `viam-rust-utils`, as a client of our machine.
+    RustUtils,
 }
 
 fn main() -> ExitCode {
@@ -148,6 +150,7 @@ fn main() -> ExitCode {
         Task::LinkEmulator => lab::emulator::run(),
         Task::Interop { name: Peer::Browser } => interop::browser(&root),
         Task::Interop { name: Peer::Go } => interop::go(&root),
+        Task::Interop { name: Peer::RustUtils } => interop::rust_utils(&root),
         Task::Interop { name: Peer::Python } => interop::python(&root),
         Task::InteropInside { peer, folder } => interop::inside(&root, &peer, &folder),
         Task::Spec { json } => spec::run(&root, json),

@@ -3,13 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
-use super::places::{Clouded, pair};
-use super::{Row, check, isolated, record, step, tell};
+use super::legs::{WINDOW, drive_webrtc, stopped_when_killed};
+use super::places::Clouded;
+use super::{Row, check, isolated, record, tell};
 use crate::Outcome;
-use crate::observer::{Observer, now};
-use crate::processes::{Built, KEY, KEY_ID, Running};
+use crate::processes::{Built, KEY, KEY_ID};
 
 /// As a client by `host:port` and through a cloud, and stopped when it is killed.
 pub fn go(root: &Path) -> Outcome {
@@ -41,38 +40,12 @@ pub fn inside(root: &Path, built: &Built, folder: &Path) -> Result<Vec<Row>, Box
         ("s83_the_go_sdk_connects_and_drives", lone, (own.as_str(), KEY_ID, KEY, lone_ca.as_path())),
         ("through a cloud", machine, by_cloud),
     ] {
-        let since = now();
-        let mut running = Running::start("the Go client", &mut client(address, key_id, key, ca, "drive"))?;
-        let mut lines = running.lines()?;
-        let connected = step(&mut lines, "connected").map_err(|e| format!("{row}: {e}"))?;
-        let names = step(&mut lines, "resources")?;
-        if !names["names"].as_array().is_some_and(|names| names.iter().any(|name| name == "base/base")) {
-            return Err(format!("{row}: it does not list the base: {names}").into());
-        }
-        let driven = step(&mut lines, "driven")?;
-        if driven["moving"] != true || driven["after"] != false {
-            return Err(format!("{row}: the base did not move, or not stop: {driven}").into());
-        }
-        Observer::new(&at.observed()).moving("base/base", since, Duration::from_secs(2))?;
-        step(&mut lines, "closed")?;
-        running.wait(Duration::from_secs(10))?;
-        let took = connected["seconds"].as_f64().unwrap_or_default() * 1e3;
-        rows.push(Row::of(row, format!("ok, connected in {took:.0} ms, {}", pair(at, since)?)));
+        let driven = drive_webrtc(&mut client(address, key_id, key, ca, "drive"), at, |_| Ok(String::new()));
+        rows.push(Row::of(row, driven.map_err(|e| format!("{row}: {e}"))?));
     }
     let (address, key_id, key, ca) = by_cloud;
-    let observer = Observer::new(&machine.observed());
-    let since = now();
-    let mut running = Running::start("the Go client", &mut client(address, key_id, key, ca, "hold"))?;
-    step(&mut running.lines()?, "moving")?;
-    observer.moving("base/base", since, Duration::from_secs(2))?;
-    std::thread::sleep(Duration::from_millis(1500));
-    running.kill()?;
-    let killed = now();
-    let after = observer.stopped("base/base", killed, Duration::from_secs(4))?.t - killed;
-    if after > 2.1 {
-        return Err(format!("the base stopped {after:.2} s after the kill").into());
-    }
-    rows.push(Row::of("client killed: machine stops", format!("ok, {after:.2} s after the kill (window 2 s)")));
+    let stopped = stopped_when_killed(&mut client(address, key_id, key, ca, "hold"), machine, WINDOW)?;
+    rows.push(Row::of("client killed: machine stops", stopped));
     Ok(rows)
 }
 

@@ -2,8 +2,10 @@
 
 mod browser;
 mod go;
+mod legs;
 mod places;
 mod python;
+mod rust_utils;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,6 +22,7 @@ use crate::processes::Built;
 pub use browser::browser;
 pub use go::go;
 pub use python::python;
+pub use rust_utils::rust_utils;
 
 /// A row of a table: what was tried, and how it went.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -86,6 +89,7 @@ pub fn inside(root: &Path, peer: &str, folder: &Path) -> Outcome {
             "browser" => browser::inside(root, &built, folder),
             "go" => go::inside(root, &built, folder),
             "python" => python::inside(root, &built, folder),
+            "rust-utils" => rust_utils::inside(root, &built, folder),
             other => Err(format!("{other} has no such part").into()),
         }
     };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::legs::{WINDOW, dials, stopped_when_killed};
 use super::places::{Clouded, pair};
 use super::{Row, check, isolated, record, step, tell};
 use crate::Outcome;
@@ -28,7 +29,10 @@ pub fn python(root: &Path) -> Outcome {
         rows.push(Row::of(row, drives(&python, root, &machine, &Reach { address, ..own.clone() })?));
     }
     let by_name = Reach { address: local, ..own };
-    rows.push(Row::of("client killed: machine stops", stopped_when_killed(&python, root, &machine, &by_name)?));
+    rows.push(Row::of(
+        "client killed: machine stops",
+        stopped_when_killed(&mut client(&python, root, &by_name, "hold"), &machine, WINDOW)?,
+    ));
     rows.push(Row::of("s82_the_sdk_calls_in_its_order", order_of_calls(&python, root, &built, folder.path())?));
     rows.extend(isolated("python")?);
     rows.push(Row::of("s87_its_machine_without_sessions_is_driven", as_machine(&python, root, &built, folder.path())?));
@@ -64,12 +68,12 @@ pub fn inside(root: &Path, built: &Built, folder: &Path) -> Result<Vec<Row>, Box
         }
         rows.push(Row::of(row, format!("{driven}, {pair}")));
     }
-    let killed = stopped_when_killed(&python, root, machine, &named)?;
+    let killed = stopped_when_killed(&mut client(&python, root, &named, "hold"), machine, WINDOW)?;
     rows.push(Row::of("WebRTC, client killed: machine stops", killed));
     for (row, reach) in
         [("WebRTC, 20 dials, the machine's own signaling", &own), ("WebRTC, 20 dials through a cloud", &named)]
     {
-        rows.push(Row::of(row, dials(&python, root, reach)?));
+        rows.push(Row::of(row, dials(&mut client(&python, root, reach, "dials"))?));
     }
     Ok(rows)
 }
@@ -125,28 +129,6 @@ fn client(python: &Path, root: &Path, reach: &Reach, leg: &str) -> Command {
         command.arg("relay");
     }
     command
-}
-
-/// Dials of a leg's twenty that may take a second or more.
-const MOST_SLOW: usize = 3;
-
-/// How long connections took, from the call to a robot that lists its parts.
-fn dials(python: &Path, root: &Path, reach: &Reach) -> Result<String, Box<dyn std::error::Error>> {
-    let mut running = Running::start("the SDK's client", &mut client(python, root, reach, "dials"))?;
-    let told = step(&mut running.lines()?, "dials")?;
-    running.wait(Duration::from_secs(10))?;
-    let mut took: Vec<f64> =
-        told["seconds"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_f64).collect();
-    took.sort_by(f64::total_cmp);
-    let (Some(median), Some(worst)) = (took.get(took.len() / 2), took.last()) else {
-        return Err(format!("no dials: {told}").into());
-    };
-    // Now and then the SDK hears nothing and tries again when its 20 s are over; why is not known yet, and it is to be seen how often.
-    let slow = took.iter().filter(|seconds| **seconds >= 1.0).count();
-    if slow > MOST_SLOW {
-        return Err(format!("{slow} dials took 1 s or more: {took:?}").into());
-    }
-    Ok(format!("ok, median {:.0} ms, worst {:.0} ms, {slow} of 1 s or more", median * 1e3, worst * 1e3))
 }
 
 fn drives(python: &Path, root: &Path, machine: &Machine, reach: &Reach) -> Result<String, Box<dyn std::error::Error>> {
@@ -214,30 +196,6 @@ fn order_of_calls(
         return Err(format!("the SDK's beats are {apart:?} s apart, expected 0.40").into());
     }
     Ok(format!("ok, {} beats {mean:.3} s apart", beats.len()))
-}
-
-fn stopped_when_killed(
-    python: &Path,
-    root: &Path,
-    machine: &Machine,
-    reach: &Reach,
-) -> Result<String, Box<dyn std::error::Error>> {
-    let observer = Observer::new(&machine.observed());
-    let since = now();
-    let mut running = Running::start("the SDK's client", &mut client(python, root, reach, "hold"))?;
-    let mut lines = running.lines()?;
-    step(&mut lines, "moving")?;
-    observer.moving("base/base", since, Duration::from_secs(1))?;
-    std::thread::sleep(Duration::from_millis(1500));
-    running.kill()?;
-    let killed = now();
-    let stopped = observer.stopped("base/base", killed, Duration::from_secs(4))?;
-    let after = stopped.t - killed;
-    if (1.5..=2.1).contains(&after) {
-        Ok(format!("ok, base stopped {after:.2} s after the kill (window 2 s)"))
-    } else {
-        Err(format!("the base stopped {after:.2} s after the kill").into())
-    }
 }
 
 /// Our client lists, reads and drives a machine that this project did not write.
