@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use http::HeaderValue;
 use transport::Link;
 use transport::tls::Trust;
+use transport::webrtc::{IcePolicy, TurnFilter};
 
 use crate::agent::Policy;
 
@@ -27,6 +28,10 @@ pub struct DialOptions {
     /// A signaling service that arranges WebRTC connections by the machine's name: host and port. Default: none. Never used for
     /// a `.local` name.
     pub cloud: Option<(String, u16)>,
+    /// Which candidates WebRTC connections may use. Default: all.
+    pub ice: IcePolicy,
+    /// Which of the relays that a signaling service names are used, and how. Default: all of them as they are.
+    pub turn: TurnFilter,
     /// Where addresses come from.
     pub finder: FinderOptions,
     /// Attempts, timeouts, standby, probes.
@@ -46,6 +51,8 @@ impl DialOptions {
             call_timeout: Duration::from_secs(5),
             fail_fast: false,
             cloud: None,
+            ice: IcePolicy::default(),
+            turn: TurnFilter::default(),
             finder: FinderOptions::default(),
             policy: Policy::default(),
             seed: u64::from(std::process::id()) ^ clock_bits(),

@@ -9,6 +9,7 @@ use dialer::{Anonymous, DialError, DialOptions, Dialer, FlightRecord, Outcome};
 use discovery::{FinderOptions, MachineAddress, Memory};
 use session_core::client::ClientOptions;
 use transport::tls::Trust;
+use transport::webrtc::{IcePolicy, TurnFilter};
 
 use crate::credentials::{ApiKey, KeyHolder};
 use crate::robot::Robot;
@@ -42,6 +43,8 @@ pub struct RobotBuilder {
     call_timeout: Duration,
     fail_fast: bool,
     cloud: Option<String>,
+    ice: IcePolicy,
+    turn: TurnFilter,
     finder: FinderOptions,
     policy: Policy,
     sessions: Sessions,
@@ -120,6 +123,8 @@ impl RobotBuilder {
             call_timeout: Duration::from_secs(5),
             fail_fast: false,
             cloud: None,
+            ice: IcePolicy::default(),
+            turn: TurnFilter::default(),
             finder: FinderOptions::default(),
             policy: Policy::default(),
             sessions: Sessions::default(),
@@ -182,6 +187,20 @@ impl RobotBuilder {
     /// default. It proves its name by TLS, gets the api key, and is never told of a `.local` name. Default: none.
     pub fn cloud(mut self, address: impl Into<String>) -> Self {
         self.cloud = Some(address.into());
+        self
+    }
+
+    /// Which candidates WebRTC connections may use: [`IcePolicy::RelayOnly`] tells no peer our addresses, [`IcePolicy::NoRelay`] never pays for
+    /// a relay. Direct links are not concerned. Default: all.
+    pub fn ice_policy(mut self, policy: IcePolicy) -> Self {
+        self.ice = policy;
+        self
+    }
+
+    /// Which of the relays that the signaling service names are used, and how. A URL that cannot be read filters nothing. Default: all of them
+    /// as they are.
+    pub fn turn_filter(mut self, filter: TurnFilter) -> Self {
+        self.turn = filter;
         self
     }
 
@@ -256,6 +275,7 @@ impl RobotBuilder {
         options.call_timeout = self.call_timeout;
         options.fail_fast = self.fail_fast;
         options.cloud = self.cloud.as_deref().map(signaling).transpose().map_err(|e| usage(&e))?;
+        (options.ice, options.turn) = (self.ice, self.turn);
         options.finder = self.finder;
         options.policy = self.policy;
         let runtime = runtime::handle().map_err(|e| ConnectError::new(ConnectErrorKind::Failed, e))?;

@@ -30,12 +30,13 @@ mod tokens;
 
 pub use builder::{ConnectError, ConnectErrorKind, RobotBuilder, Sessions};
 pub use channel::RobotChannel;
-pub use dialer::agent::StandbyPolicy;
+pub use dialer::agent::{StandbyPolicy, Tier};
 pub use dialer::{FlightRecord, LinkView, RouteEvent, RouteState, RouteStatus, Swap, SwapReason};
 pub use error::SessionError;
 pub use handles::*;
 pub use robot::{Robot, RobotEvent, SessionStatus};
 pub use tokens::{FileTokens, MemoryTokens, NoTokens, TokenStore};
+pub use transport::webrtc::{IcePolicy, TurnFilter};
 
 /// The examples of the README compile.
 #[cfg(doctest)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use discovery::FinderOptions;
 use machine_api::proto::rpc::v1::auth_service_client::AuthServiceClient;
 use machine_api::proto::rpc::v1::{AuthenticateRequest, Credentials};
 use machine_api::proto::rpc::webrtc::v1::OptionalWebRtcConfigRequest;
@@ -15,6 +16,7 @@ use machine_api::viam::robot::v1::{
 };
 use machine_host::component::Component;
 use machine_host::{CloudAccount, Machine, MachineOptions, SafetyOptions};
+use robot_client::{ConnectErrorKind, Robot, Tier};
 use sim_machine::cloud::{Cloud, CloudOptions, RelayOptions, State, User};
 use sim_machine::drivers::SimMotor;
 use sim_machine::observer::Observer;
@@ -308,4 +310,45 @@ async fn through_a_relay_over_tls_it_is_driven() {
     let server = IceServer { urls: vec![url], username: turn.username, credential: turn.credential };
     let options = PeerOptions { ice_servers: vec![server], turn_tls: Some(config), ..PeerOptions::default() };
     clouded.is_driven_by_relay("TLS", options).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_says_which_candidates_and_relays_its_robot_uses() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut options = CloudOptions::new(folder.path().to_path_buf());
+    options.bind = "127.0.0.1:0".to_owned();
+    options.machines = vec![NAME.to_owned()];
+    options.relay = Some(RelayOptions { port: 0, public: None });
+    let cloud = Cloud::open(options).await.expect("ports");
+    let (at, ca) = (format!("localhost:{}", cloud.address.port()), folder.path().join("ca.pem"));
+    let State { users, machines } = cloud.state.clone();
+    let ended = CancellationToken::new();
+    let _guard = ended.clone().drop_guard();
+    tokio::spawn(cloud.serve(ended));
+    let (url, part) = (format!("https://{at}"), &machines[0]);
+    let account = CloudAccount { url, id: part.id.clone(), secret: part.secret.clone(), ca_file: Some(ca.clone()) };
+    let _machine = Served::start(|options| {
+        options.api_keys = [(users[0].id.clone(), users[0].key.clone())].into();
+        options.cloud = Some(account);
+    })
+    .await;
+    let nowhere = FinderOptions { mdns: false, dns: false, memory: None, ..FinderOptions::default() };
+    let client = || {
+        let builder = Robot::builder(NAME).api_key(&users[0].id, &users[0].key).trust_ca(&ca).cloud(&at);
+        builder.finder(nowhere.clone()).initial_attempts(20)
+    };
+    for (policy, kind) in [
+        (IcePolicy::All, CandidateKind::Host),
+        (IcePolicy::NoRelay, CandidateKind::Host),
+        (IcePolicy::RelayOnly, CandidateKind::Relayed),
+    ] {
+        let robot = client().ice_policy(policy).connect().await.expect("connected");
+        let link = robot.link().expect("connected");
+        assert_eq!(link.tier == Tier::WebRtcRelayed, kind == CandidateKind::Relayed, "{policy:?}: {link:?}");
+        robot.close().await;
+    }
+    let another = TurnFilter { uri: Some("turn:another.example:3478".to_owned()), ..TurnFilter::default() };
+    let relayed = client().ice_policy(IcePolicy::RelayOnly).turn_filter(another).initial_attempts(1);
+    let error = relayed.dial_timeout(Duration::from_secs(2)).connect().await.expect_err("no relay is left");
+    assert_eq!(error.kind(), ConnectErrorKind::Unreachable);
 }

@@ -8,7 +8,7 @@ use machine_api::BOOT_HEADER;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::sync::{mpsc, watch};
-use transport::webrtc::{self, CallStage, Control, PeerOptions};
+use transport::webrtc::{self, CallStage, Control, IcePolicy, PeerOptions, TurnFilter};
 use transport::{Address, ConnectOptions, Lane, Link, LinkId, Security, Target};
 
 use super::Input;
@@ -31,6 +31,9 @@ pub(super) struct Maker {
     pub timeout: Duration,
     /// What a signaling service calls the machine; `None`: it has no name to be called by.
     pub host: Option<String>,
+    /// What WebRTC connections may use.
+    pub ice: IcePolicy,
+    pub turn: TurnFilter,
 }
 
 /// A link that was made, what lets calls in, and the orders for a peer connection below it.
@@ -152,7 +155,8 @@ impl Maker {
             return Err(Failure { stage: Stage::Signaling, verdict: false, message });
         };
         let turn_tls = self.tls.as_ref().and_then(|tls| tls.trust.client_config().ok());
-        let options = PeerOptions { timeout: self.timeout, turn_tls, ..PeerOptions::default() };
+        let (policy, turn) = (self.ice, self.turn.clone());
+        let options = PeerOptions { timeout: self.timeout, turn_tls, policy, turn, ..PeerOptions::default() };
         let service =
             |admitted: &Admitted| Authorized { link: signaling.clone(), authorization: admitted.authorization.clone() };
         let mut stages = |stage, _| {

@@ -126,7 +126,8 @@ impl Dialer {
             MachineAddress::HostPort { host, .. } => Some(host.clone()),
             MachineAddress::Socket(_) | MachineAddress::Unix(_) => options.tls_name.clone(),
         };
-        let maker = Arc::new(Maker { admit, tls, timeout: options.policy.dial_timeout, host });
+        let (ice, turn) = (options.ice, options.turn);
+        let maker = Arc::new(Maker { admit, tls, timeout: options.policy.dial_timeout, host, ice, turn });
         if let Some(tls) = &maker.tls {
             // While the addresses are looked for; a handshake that comes first waits for it.
             tls.trust.read_ahead();
