@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub struct DataChannel {
     pub sever: Sever,
     /// How long the peer may be silent.
     pub silence: Silence,
+    /// How long a packet may be.
+    pub longest: Longest,
     /// The selected pair and its round trip, updated when the pair moves.
     pub info: watch::Receiver<ChannelInfo>,
 }
@@ -56,6 +58,8 @@ pub struct DriverEnd {
     pub sever: Sever,
     /// How long the peer may be silent.
     pub silence: Silence,
+    /// How long a packet may be; kept as the path's rate becomes known.
+    pub longest: Longest,
     /// Where the selected pair is told.
     pub info: watch::Sender<ChannelInfo>,
 }
@@ -81,6 +85,29 @@ impl Silence {
     /// How long now.
     pub fn get(&self) -> Duration {
         Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// How long a packet may be, in bytes, so that what follows it is not late for its sake: at 2 Mbit/s one of 65,000 bytes is on its way for 260 ms.
+/// At first any length will do. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Longest(Arc<AtomicUsize>);
+
+impl Default for Longest {
+    fn default() -> Self {
+        Self(Arc::new(AtomicUsize::new(usize::MAX)))
+    }
+}
+
+impl Longest {
+    /// From now on so long.
+    pub fn set(&self, bytes: usize) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
+
+    /// How long now.
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -190,16 +217,17 @@ impl DataChannel {
         let (incoming_in, incoming) = mpsc::channel(INCOMING);
         let (closed_in, closed) = watch::channel(None);
         let (info_in, info) = watch::channel(info);
-        let (sever, silence) = (Sever::default(), Silence::default());
+        let (sever, silence, longest) = (Sever::default(), Silence::default(), Longest::default());
         let end = DriverEnd {
             outgoing: outgoing_out,
             incoming: incoming_in,
             closed: closed_in,
             sever: sever.clone(),
             silence: silence.clone(),
+            longest: longest.clone(),
             info: info_in,
         };
-        (Self { outgoing, incoming, closed, sever, silence, info }, end)
+        (Self { outgoing, incoming, closed, sever, silence, longest, info }, end)
     }
 
     /// Two channels that face each other in memory, for tests and benches. Must be called within a runtime. What they tell as

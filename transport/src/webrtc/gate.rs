@@ -96,6 +96,11 @@ impl Gate {
         (allowed as usize).clamp(FLOOR, CEILING)
     }
 
+    /// How long the next message may be so that two of them are out at once, and one that comes after them waits for no more than the rest does.
+    pub fn longest(&self) -> usize {
+        self.limit() / 2
+    }
+
     /// Whether the next message may be taken. Something always may when nothing is out.
     pub fn is_open(&self) -> bool {
         self.unacknowledged == 0 || self.unacknowledged + self.last_message.min(EXPECTED) <= self.limit()

@@ -11,7 +11,7 @@ pub mod serve;
 pub mod service;
 
 pub use channel::{
-    Candidate, CandidateKind, CandidatePair, ChannelInfo, DataChannel, DriverEnd, PairLimits, Sever, Silence,
+    Candidate, CandidateKind, CandidatePair, ChannelInfo, DataChannel, DriverEnd, Longest, PairLimits, Sever, Silence,
 };
 
 #[cfg(feature = "webrtc")]

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{self, PermitIterator};
 use tokio::sync::{Notify, watch};
 
-use super::channel::{BURST, OUTGOING};
+use super::channel::{BURST, Longest, OUTGOING};
 use super::mux::{Callee, Caller, Event, Opened};
 use crate::CloseReason;
 
@@ -48,6 +48,7 @@ pub(super) trait Mux: Send + 'static {
     fn poll_timeout(&self) -> Option<Instant>;
     fn wants_packets(&self) -> bool;
     fn next_len(&self) -> Option<usize>;
+    fn set_longest(&mut self, bytes: usize);
     fn poll_packet(&mut self) -> Option<Bytes>;
     fn poll_event(&mut self) -> Option<Event>;
     fn is_live(&self, id: u64) -> bool;
@@ -71,6 +72,9 @@ macro_rules! mux {
             }
             fn next_len(&self) -> Option<usize> {
                 Self::next_len(self)
+            }
+            fn set_longest(&mut self, bytes: usize) {
+                Self::set_longest(self, bytes);
             }
             fn poll_packet(&mut self) -> Option<Bytes> {
                 Self::poll_packet(self)
@@ -139,6 +143,7 @@ impl<M> State<M> {
 pub(super) struct Port<M> {
     state: Mutex<State<M>>,
     outgoing: mpsc::Sender<Bytes>,
+    longest: Longest,
     /// Tells the task that there is something to send, or another deadline.
     changed: Notify,
     started: Instant,
@@ -149,10 +154,11 @@ pub(super) struct Port<M> {
 }
 
 impl<M: Mux> Port<M> {
-    pub(super) fn new(mux: M, outgoing: mpsc::Sender<Bytes>) -> Arc<Self> {
+    pub(super) fn new(mux: M, outgoing: mpsc::Sender<Bytes>, longest: Longest) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State { mux, waiting: BTreeMap::new(), opened: Vec::new() }),
             outgoing,
+            longest,
             changed: Notify::new(),
             started: now(),
             last_read: AtomicU64::new(0),
@@ -198,6 +204,7 @@ impl<M: Mux> Port<M> {
     /// One packet, or a few that are short.
     fn burst(&self, state: &mut State<M>, places: PermitIterator<'_, Bytes>) {
         let mut sent = 0;
+        state.mux.set_longest(self.longest.get());
         for place in places {
             if sent > 0 && state.mux.next_len().is_none_or(|next| sent + next > BURST) {
                 return;

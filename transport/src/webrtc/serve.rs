@@ -56,9 +56,9 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
 {
-    let DataChannel { outgoing, incoming, closed, sever, silence, info } = channel;
+    let DataChannel { outgoing, incoming, closed, sever, silence, longest, info } = channel;
     let peer = Arc::new(PeerConnection::over_channel(introduced, sever.clone(), silence, info));
-    let port = Port::new(Callee::new(options.limits, options.single_request), outgoing);
+    let port = Port::new(Callee::new(options.limits, options.single_request), outgoing, longest);
     let open = Open { port: &port, events, peer: peer.clone() };
     (open.events)(ConnectionEvent::Opened(peer.clone()));
     let opened = |opened: Opened| {

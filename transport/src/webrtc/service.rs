@@ -22,7 +22,7 @@ use crate::{Body, CloseReason};
 
 /// Makes a link of a channel. Must be called within a runtime.
 pub fn link(channel: DataChannel) -> Link {
-    let DataChannel { outgoing, incoming, closed, sever, info, silence: _ } = channel;
+    let DataChannel { outgoing, incoming, closed, sever, longest, info, silence: _ } = channel;
     let ChannelInfo { pair, rtt } = *info.borrow();
     let known = LinkInfo {
         id: LinkId::next(),
@@ -33,7 +33,7 @@ pub fn link(channel: DataChannel) -> Link {
         since: Instant::now(),
         rtt,
     };
-    let port = Port::new(Caller::new(), outgoing);
+    let port = Port::new(Caller::new(), outgoing, longest);
     let over = WebRtc { port: port.clone(), sever, info: info.clone() };
     Link::start(known, Box::new(over), ORDINARY as u32, async move {
         let why = run(&port, incoming, closed, |_| {}).await;

@@ -194,6 +194,9 @@ impl Driver {
         if news > 0 {
             self.life.acknowledge(now);
         }
+        if let Some(end) = &self.open {
+            end.longest.set(self.gate.longest());
+        }
         self.watch_data(unacknowledged, news, now);
         self.drain(now);
         if self.closing.is_some_and(|until| unacknowledged == 0 || now >= until) {

@@ -310,6 +310,11 @@ impl Callee {
         self.out.next_len()
     }
 
+    /// Packets of messages are no longer than this from now on, in bytes; between [`SHARED`](super::SHARED) and [`ALONE`](super::ALONE).
+    pub fn set_longest(&mut self, bytes: usize) {
+        self.out.set_longest(bytes);
+    }
+
     /// The next packet to send.
     pub fn poll_packet(&mut self) -> Option<Bytes> {
         let (packet, done) = self.out.poll()?;

@@ -3,7 +3,7 @@
 //! Both are plain values: packets and times in, packets and events out, and questions that are answered at once.
 //!
 //! **What goes next** is decided when the channel has a place: resets, refusals and windows first, then the reserved calls (Stop,
-//! beats, probes), then the others in turn, a packet each: up to 65,000 bytes while no other call waits, 16 KiB as soon as one does.
+//! beats, probes), then the others in turn, a packet each: up to 65,000 bytes while no other call waits, 16 KiB as soon as one does or the path is slow.
 //!
 //! **What is not read** is kept per call, and never holds another call up. Between our ends each call has a window: a sender stops
 //! 4 MiB ahead of the reader, and only that call waits. Existing peers know no windows: there a call whose reader leaves more than

@@ -71,6 +71,8 @@ pub(super) struct Done {
 #[derive(Debug)]
 pub(super) struct Outbox {
     side: Side,
+    /// What one packet carries while no other call waits.
+    alone: usize,
     streams: BTreeMap<u64, Queue>,
     /// Resets, refusals, windows.
     first: VecDeque<Bytes>,
@@ -82,6 +84,7 @@ impl Outbox {
     pub(super) fn new(side: Side) -> Self {
         Self {
             side,
+            alone: ALONE,
             streams: BTreeMap::new(),
             first: VecDeque::new(),
             reserved: VecDeque::new(),
@@ -184,8 +187,13 @@ impl Outbox {
             return Some(frame.len());
         }
         let queue = self.streams.get(self.reserved.front().or(self.ordinary.front())?)?;
-        let piece = queue.pieces.front().map_or(0, |piece| piece.data.len().min(ALONE));
+        let piece = queue.pieces.front().map_or(0, |piece| piece.data.len().min(self.alone));
         Some(queue.head.as_ref().map_or(piece + 32, Bytes::len))
+    }
+
+    /// See [`Caller::set_longest`](super::Caller::set_longest).
+    pub(super) fn set_longest(&mut self, bytes: usize) {
+        self.alone = bytes.clamp(SHARED, ALONE);
     }
 
     /// The next packet.
@@ -197,7 +205,7 @@ impl Outbox {
             Some(id) => (id, SHARED),
             None => {
                 let id = self.ordinary.pop_front()?;
-                (id, if self.ordinary.is_empty() { ALONE } else { SHARED })
+                (id, if self.ordinary.is_empty() { self.alone } else { SHARED })
             }
         };
         let side = self.side;

@@ -2,23 +2,27 @@
 //!
 //! The composition is ours, because str0m keeps the timers of the parts to itself that loss turns into seconds.
 
+mod seam;
+mod secrets;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::{digest, hmac, rand};
 use bytes::Bytes;
 use dimpl::{Config, Dtls, DtlsCertificate, Output};
 use is::stun::{StunMessage, StunPacket};
 use is::{Candidate as IceCandidate, IceAgent, IceAgentEvent, IceCreds};
-use str0m_proto::{Protocol, Sha1HmacProvider};
+use str0m_proto::Protocol;
 
 use super::sctp::{DATA, NEGOTIATION, Sctp, Told};
 use super::{Credentials, Ended, Event, LocalCandidate, MAX_DATAGRAM, Peer, PeerError, Role};
 use crate::webrtc::channel::{Candidate, CandidateKind, CandidatePair};
 use crate::webrtc::sdp::{Description, Kind, Setup};
+pub(crate) use secrets::Hmac;
+use secrets::{credentials, random_u64, sha256};
 
 /// The first repetition of a STUN check. Loss of the first check is the commonest delay of a dial.
 const STUN_RTO: Duration = Duration::from_millis(50);
@@ -34,49 +38,6 @@ const MAX_PAIRS: usize = 64;
 const MAX_HEARD: usize = 64;
 /// Pairs that are told.
 const MAX_TOLD: usize = 32;
-
-/// HMAC-SHA1 as STUN has it.
-#[derive(Debug)]
-pub(crate) struct Hmac;
-
-impl Hmac {
-    pub(crate) fn of(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
-        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, key));
-        for part in parts {
-            context.update(part);
-        }
-        let mut tag = [0; 20];
-        tag.copy_from_slice(context.sign().as_ref());
-        tag
-    }
-}
-
-impl Sha1HmacProvider for Hmac {
-    fn sha1_hmac(&self, key: &[u8], payloads: &[&[u8]]) -> [u8; 20] {
-        Self::of(key, payloads)
-    }
-}
-
-/// Text of `N` characters that ICE allows, 6 bits of randomness each.
-fn ice_text<const N: usize>() -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut bytes = [0; N];
-    // The system's generator does not fail after its start; if it ever did, the empty randomness below would be refused by every
-    // peer as a password that is not theirs.
-    let _ = rand::fill(&mut bytes);
-    bytes.iter().map(|b| char::from(ALPHABET[usize::from(b & 63)])).collect()
-}
-
-/// Fresh ICE credentials: 48 bits of name, 144 of password.
-fn credentials() -> IceCreds {
-    IceCreds { ufrag: ice_text::<8>(), pass: ice_text::<24>() }
-}
-
-fn random_u64() -> u64 {
-    let mut bytes = [0; 8];
-    let _ = rand::fill(&mut bytes);
-    u64::from_be_bytes(bytes)
-}
 
 /// Where packets go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -395,12 +356,6 @@ impl Str0m {
     }
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut sum = [0; 32];
-    sum.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
-    sum
-}
-
 fn kind_of(candidate: IceCandidate) -> CandidateKind {
     match candidate.kind() {
         is::CandidateKind::Host => CandidateKind::Host,
@@ -414,216 +369,4 @@ fn kind_of(candidate: IceCandidate) -> CandidateKind {
 fn text_of(candidate: &IceCandidate) -> String {
     let text = candidate.to_sdp_string();
     text.split(" ufrag ").next().unwrap_or_default().to_owned()
-}
-
-impl Peer for Str0m {
-    fn offer(&mut self) -> Description {
-        self.describe(Kind::Offer, Setup::ActPass)
-    }
-
-    fn answer(&mut self, offer: &Description, now: Instant) -> Result<Description, PeerError> {
-        if offer.kind != Kind::Offer {
-            return Err(PeerError::State("an answer came where an offer was due"));
-        }
-        if self.is_new_generation(offer) {
-            self.renew();
-        }
-        // Both channels' SCTP is opened by whoever opens DTLS; the answering side does, as stock peers do, unless it is asked not to.
-        self.take(offer, offer.setup != Setup::Active)?;
-        self.mid.clone_from(&offer.mid);
-        let setup = if self.active == Some(true) { Setup::Active } else { Setup::Passive };
-        let answer = self.describe(Kind::Answer, setup).answering(offer);
-        self.run_ice(now);
-        Ok(answer)
-    }
-
-    fn accept(&mut self, answer: &Description, now: Instant) -> Result<(), PeerError> {
-        if answer.kind != Kind::Answer {
-            return Err(PeerError::State("an offer came where an answer was due"));
-        }
-        if self.active.is_some() && !self.restarting {
-            return Err(PeerError::State("an answer to no offer"));
-        }
-        self.restarting = false;
-        self.take(answer, answer.setup == Setup::Passive)?;
-        self.run_ice(now);
-        Ok(())
-    }
-
-    fn restart(&mut self) -> Result<Description, PeerError> {
-        if self.closed || self.active.is_none() {
-            return Err(PeerError::State("there is no connection whose ICE could be restarted"));
-        }
-        self.restarting = true;
-        self.renew();
-        Ok(self.describe(Kind::Offer, Setup::ActPass))
-    }
-
-    fn add_local(&mut self, candidate: LocalCandidate, now: Instant) -> Option<String> {
-        let made = match candidate {
-            LocalCandidate::Host(address) => IceCandidate::host(address, Protocol::Udp),
-            LocalCandidate::ServerReflexive { mapped, base } => {
-                IceCandidate::server_reflexive(mapped, base, Protocol::Udp)
-            }
-            LocalCandidate::Relayed { relay, base } => IceCandidate::relayed(relay, base, Protocol::Udp),
-        };
-        let text = self.ice.add_local_candidate(made.ok()?).map(text_of);
-        if self.ice.remote_credentials().is_some() {
-            self.run_ice(now);
-        }
-        text
-    }
-
-    fn add_remote(&mut self, candidate: &IceCandidate, now: Instant) {
-        self.ice.add_remote_candidate(candidate.clone());
-        if self.ice.remote_credentials().is_some() {
-            self.run_ice(now);
-        }
-    }
-
-    fn leave_pair(&mut self, pair: CandidatePair, for_other: CandidatePair, now: Instant) {
-        let leaving = if pair.local.address == for_other.local.address {
-            self.ice.remote_candidates().find(|c| c.addr() == pair.remote.address)
-        } else {
-            self.ice.local_candidates().find(|c| c.addr() == pair.local.address)
-        };
-        if let Some(candidate) = leaving {
-            self.ice.invalidate_candidate(&candidate);
-            self.run_ice(now);
-        }
-        // What ICE takes for the best of the rest may be as dead; this one has just answered.
-        self.select(Path { local: for_other.local.address, remote: for_other.remote.address });
-    }
-
-    fn pairs(&self) -> Vec<CandidatePair> {
-        let own = |c: &IceCandidate| matches!(c.kind(), is::CandidateKind::Host | is::CandidateKind::Relayed);
-        let remotes = self.ice.remote_candidates();
-        self.ice
-            .local_candidates()
-            .filter(own)
-            .flat_map(|l| {
-                let local = l.addr();
-                let of_family = move |r: &IceCandidate| r.addr().is_ipv4() == local.is_ipv4();
-                remotes.clone().filter(of_family).map(move |r| Path { local, remote: r.addr() })
-            })
-            .take(MAX_TOLD)
-            .map(|path| self.pair(path))
-            .collect()
-    }
-
-    fn credentials(&self) -> Option<Credentials> {
-        let remote = self.ice.remote_credentials()?;
-        Some(Credentials {
-            local_ufrag: self.local_ufrag(),
-            remote_ufrag: remote.ufrag.clone(),
-            remote_password: remote.pass.clone(),
-            controlling: self.ice.controlling(),
-            tie_breaker: self.tie_breaker,
-        })
-    }
-
-    fn local_ufrag(&self) -> String {
-        self.ice.local_credentials().ufrag.clone()
-    }
-
-    fn handle_datagram(&mut self, local: SocketAddr, remote: SocketAddr, datagram: &[u8], now: Instant) {
-        match datagram.first() {
-            // RFC 7983 section 7: the first byte tells the protocol.
-            Some(0..=3) => {
-                if let Ok(message) = StunMessage::parse(datagram) {
-                    let packet = StunPacket { proto: Protocol::Udp, source: remote, destination: local, message };
-                    if self.ice.handle_packet(now, packet) {
-                        self.run_ice(now);
-                    }
-                }
-            }
-            // Only from addresses that have shown the ICE password.
-            Some(20..=63) if self.active.is_some() && !self.closed && self.heard.contains(&remote) => {
-                let path = Path { local, remote };
-                self.answered = Some(path);
-                self.taken = false;
-                let fed = self.dtls.handle_timeout(now).and_then(|()| self.dtls.handle_packet(datagram));
-                if let Err(e) = fed {
-                    self.end(Ended::Dtls(e.to_string()));
-                }
-                self.drain_dtls(now);
-                if self.taken {
-                    self.follow(path, datagram);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn handle_timeout(&mut self, now: Instant) {
-        if self.ice.poll_timeout().is_none_or(|at| at <= now) {
-            self.run_ice(now);
-        }
-        if self.dtls_timeout.is_some_and(|at| at <= now) {
-            self.run_dtls_timeout(now);
-        }
-        if self.sctp.poll_timeout().is_some_and(|at| at <= now) {
-            self.sctp.handle_timeout(now);
-        }
-    }
-
-    fn poll_timeout(&mut self) -> Option<Instant> {
-        // Before the peer's credentials are known there is nobody to check.
-        let ice = self.ice.remote_credentials().is_some().then(|| self.ice.poll_timeout()).flatten();
-        let dtls = self.started.then_some(self.dtls_timeout).flatten().or(self.answered.and(self.dtls_timeout));
-        [ice, dtls, self.sctp.poll_timeout()].into_iter().flatten().min()
-    }
-
-    fn drain(&mut self, now: Instant, send: &mut dyn FnMut(SocketAddr, SocketAddr, &[u8])) {
-        if self.secured && !self.closed {
-            self.drain_sctp(now);
-        }
-        let mut at = 0;
-        for (path, length) in self.out.packets.drain(..) {
-            send(path.local, path.remote, &self.out.bytes[at..at + length]);
-            at += length;
-        }
-        // A burst's memory is not kept for ever.
-        if self.out.bytes.capacity() > 16 << 10 {
-            self.out = Outbox::default();
-        }
-        self.out.bytes.clear();
-    }
-
-    fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
-    }
-
-    fn read(&mut self) -> Option<Bytes> {
-        loop {
-            let (binary, message) = self.sctp.read(DATA)?;
-            if binary {
-                return Some(message);
-            }
-        }
-    }
-
-    fn write(&mut self, message: &Bytes) -> Result<(), PeerError> {
-        self.sctp.write(DATA, true, message)
-    }
-
-    fn negotiate(&mut self, text: &str) -> Result<(), PeerError> {
-        self.sctp.write(NEGOTIATION, false, text.as_bytes())
-    }
-
-    fn unacknowledged(&mut self) -> usize {
-        self.sctp.unacknowledged()
-    }
-
-    fn max_message(&self) -> usize {
-        self.sctp.max_message()
-    }
-
-    fn close(&mut self, now: Instant) {
-        if self.secured && !self.closed {
-            let _ = self.dtls.close();
-            self.drain_dtls(now);
-        }
-        self.closed = true;
-    }
 }
