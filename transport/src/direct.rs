@@ -7,8 +7,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
@@ -17,21 +15,13 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::http2::{Http2, drive, places};
+use crate::http2::{self, SEND_BUFFER};
 use crate::link::{Link, LinkId, LinkInfo, LinkKind, chain};
 use crate::sever::{Cord, Severable, Socket};
 
-/// What HTTP/2 and TLS may each hold of unsent data: everything in these queues stands before a beat.
-const SEND_BUFFER: usize = 16 << 10;
-/// What the kernel may hold of it: three packets. A lossy way carries one in a quarter of a second, and a beat waits for what is before it.
+/// What the kernel may hold of unsent data: three packets. A lossy way carries one in a quarter of a second, and a beat waits for what is
+/// before it.
 const UNSENT: u32 = 4 << 10;
-/// Receive window of one stream: 4 MiB carry 300 Mbit/s at a round trip of 100 ms. Fixed; adaptive windows send pings,
-/// and existing machines close connections that ping more often than every 5 s.
-const STREAM_WINDOW: u32 = 4 << 20;
-/// Receive window of the connection: four streams at their full rate.
-const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Largest response header list, in bytes; tokens and error details fit many times.
-const MAX_HEADERS: u32 = 64 << 10;
 
 /// Where a machine is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,21 +203,12 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let started = Instant::now();
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER)
-        .max_header_list_size(MAX_HEADERS)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|e| (Stage::Http2, chain(&e), false))?;
+    let (carrier, places, connection) =
+        http2::handshake(&info, stream, cord.clone()).await.map_err(|e| (Stage::Http2, chain(&e), false))?;
     stages(Stage::Http2, started.elapsed());
     cord.set_round_trip(info.rtt);
     // The connection owns the stream: the socket is closed with it, whoever still holds the link.
-    let places = places();
-    let connection = drive(connection, cord.clone(), places.clone());
-    Ok(Link::start(info, Box::new(Http2 { cord, sender }), places, connection))
+    Ok(Link::start(info, Box::new(carrier), places, connection))
 }
 
 fn advice(error: &io::Error, address: &Address) -> String {

@@ -364,7 +364,7 @@ impl Shared {
     }
 }
 
-/// An error with its causes, which hyper keeps out of its own text.
+/// An error with its causes, which libraries keep out of its own text.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

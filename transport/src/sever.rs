@@ -122,11 +122,6 @@ impl Cord {
         self.severed.get().copied()
     }
 
-    /// Resolves once the socket is closed.
-    pub(crate) async fn ended(&self) {
-        self.ended.cancelled().await;
-    }
-
     /// When a byte was last read; the socket's start if none was.
     pub(crate) fn last_read(&self) -> Instant {
         self.started + Duration::from_nanos(self.last_read.load(Ordering::Relaxed))

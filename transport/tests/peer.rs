@@ -8,10 +8,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use transport::{Address, Body, ConnectOptions, Lane, Link, Security, Target, direct};
 
-const SETTINGS: u8 = 4;
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const RST_STREAM: u8 = 3;
+const END_STREAM: u8 = 1;
 
 /// The server's end of a connection, frame by frame.
 struct Peer(TcpStream);
@@ -102,8 +104,10 @@ async fn a_refused_stream_was_never_written_and_a_reset_one_may_have_run() {
 #[tokio::test]
 async fn ordinary_calls_leave_eight_streams_of_those_that_the_peer_allows() {
     let (link, mut peer) = linked(20).await;
-    // hyper reads the limit in a task of its own; the link looks after 10 ms, then after 60.
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    // A call that was answered left after the limit was read.
+    tokio::spawn(link.call(request(), Lane::Ordinary));
+    let first = peer.call().await;
+    peer.send(RST_STREAM, first, &8_u32.to_be_bytes()).await;
     for _ in 0..30 {
         tokio::spawn(link.call(request(), Lane::Ordinary));
     }
@@ -114,4 +118,56 @@ async fn ordinary_calls_leave_eight_streams_of_those_that_the_peer_allows() {
     assert!(more.await.is_err(), "twelve ordinary calls are out");
     tokio::spawn(link.call(request(), Lane::Reserved));
     tokio::time::timeout(Duration::from_secs(5), peer.call()).await.expect("a Stop finds a stream");
+}
+
+#[tokio::test]
+async fn a_call_and_its_message_come_in_one_packet() {
+    let (link, mut peer) = linked(100).await;
+    // The acknowledgement of the limits is out of the way.
+    while peer.receive().await.0 != SETTINGS {}
+    while peer.receive().await.0 != SETTINGS {}
+    for _ in 0..3 {
+        tokio::spawn(link.call(request(), Lane::Ordinary));
+        let mut packet = [0; 4096];
+        let read = peer.0.read(&mut packet).await.unwrap();
+        let head = u32::from_be_bytes([0, packet[0], packet[1], packet[2]]) as usize;
+        assert_eq!((packet[3], packet[4] & END_STREAM), (HEADERS, 0));
+        let data = &packet[9 + head..read];
+        assert_eq!((data.len(), data[3], data[4]), (9 + 5, DATA, END_STREAM), "the message is there and complete");
+    }
+}
+
+#[tokio::test]
+async fn what_never_left_was_never_written() {
+    let (link, _peer) = linked(100).await;
+    let mut call = std::pin::pin!(link.call(request(), Lane::Ordinary));
+    // The connection's task has no turn in between.
+    assert!(futures_util::poll!(&mut call).is_pending());
+    link.sever("cut in time");
+    assert!(call.await.expect_err("cut").never_written);
+
+    let (link, mut peer) = linked(100).await;
+    let call = tokio::spawn(link.call(request(), Lane::Ordinary));
+    peer.call().await;
+    link.sever("cut too late");
+    assert!(!failed(call).await, "it may have run");
+}
+
+#[tokio::test]
+async fn a_body_that_comes_in_pieces_ends_with_its_call() {
+    let (link, mut peer) = linked(100).await;
+    let (pieces, body) = tokio::sync::mpsc::channel(1);
+    let stream = tokio_stream::wrappers::ReceiverStream::new(body);
+    let mut streaming = request();
+    *streaming.body_mut() = Body::new(http_body_util::StreamBody::new(stream));
+    let call = tokio::spawn(link.call(streaming, Lane::Ordinary));
+    let stream = peer.call().await;
+    for piece in [&b"one"[..], b"two"] {
+        let frame = http_body::Frame::data(Bytes::from_static(piece));
+        pieces.send(Ok::<_, tonic::Status>(frame)).await.unwrap();
+        while peer.receive().await != (DATA, stream) {}
+    }
+    call.abort();
+    while peer.receive().await != (RST_STREAM, stream) {}
+    tokio::time::timeout(Duration::from_secs(5), pieces.closed()).await.expect("nobody reads the rest");
 }
