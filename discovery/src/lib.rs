@@ -4,6 +4,8 @@
 
 pub mod answer;
 mod browse;
+#[cfg(target_os = "linux")]
+mod changes;
 mod finder;
 mod listen;
 mod mdns;
@@ -14,6 +16,8 @@ mod responder;
 mod surroundings;
 
 pub use browse::{Browse, BrowseError, Sighting};
+#[cfg(target_os = "linux")]
+pub use changes::kernel_changes;
 pub use finder::{Finder, FinderOptions, Found, Search, Source, SourceError};
 pub use listen::Announcements;
 pub use memory::Memory;

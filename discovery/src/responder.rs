@@ -99,7 +99,7 @@ impl Answered {
 
     /// Opens what is new, and tells those that are open the addresses of now.
     fn refresh(&mut self) -> io::Result<()> {
-        let here = Surroundings::look();
+        let here = Surroundings::current();
         if let Some(why) = here.unlisted() {
             return Err(io::Error::other(format!("this computer's interfaces cannot be listed: {why}")));
         }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use if_addrs::{IfAddr, IfOperStatus, Interface};
 
@@ -26,6 +27,15 @@ impl Surroundings {
         };
         // Without the routes, addresses beyond a router are not remembered, and a change of the router alone is not noticed.
         Self { interfaces, unlisted, routes: std::fs::read_to_string("/proc/net/route").unwrap_or_default() }
+    }
+
+    /// [`look`](Self::look), or what was seen last in this process where the kernel has told of no change since.
+    pub fn current() -> Arc<Self> {
+        #[cfg(target_os = "linux")]
+        let here = crate::changes::surroundings();
+        #[cfg(not(target_os = "linux"))]
+        let here = Arc::new(Self::look());
+        here
     }
 
     /// Why there are no interfaces, where the system did not list them.

@@ -10,6 +10,9 @@ use tokio::time::Instant;
 
 /// Messages come in bursts, an interface that goes up sends a dozen; the interfaces are read at most this often.
 const QUIET: Duration = Duration::from_millis(50);
+/// Whoever begins to dial has better things to do than to open what tells of changes: some 50 microseconds, a tenth of a dial to a
+/// remembered address. What changes before then is found by looking once.
+const BEGIN: Duration = Duration::from_millis(5);
 /// Where the system tells nothing, the interfaces are read this often. Reading them takes some 50 microseconds.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -19,33 +22,42 @@ pub(super) struct Changes {
     quiet: Instant,
     /// When the interfaces are read without being told to.
     poll: Instant,
+    /// Once it listens.
     #[cfg(target_os = "linux")]
-    told: Vec<told::Told>,
+    told: Option<Vec<told::Told>>,
 }
 
 impl Changes {
-    /// Listens from now on. Needs a Tokio runtime.
+    /// Listens from soon on.
     pub fn new() -> Self {
         let now = Instant::now();
         Self {
-            quiet: now,
+            quiet: now + BEGIN,
             poll: now + POLL,
             #[cfg(target_os = "linux")]
-            told: told::all(),
+            told: None,
         }
     }
 
-    /// Resolves when it is time to look. Nothing is lost when it is dropped before.
+    /// Resolves when it is time to look: once it listens, and after every change. Needs a Tokio runtime. Nothing is lost when it is dropped before.
     pub async fn look(&mut self) {
         tokio::time::sleep_until(self.quiet).await;
         #[cfg(target_os = "linux")]
-        if let [links, clock] = self.told.as_slice() {
-            tokio::select! {
-                () = links.told() => {}
-                () = clock.told() => {}
+        match self.told.as_deref() {
+            None => {
+                self.told = Some(told::all());
+                self.quiet = Instant::now() + QUIET;
+                return;
             }
-            self.quiet = Instant::now() + QUIET;
-            return;
+            Some([links, clock]) => {
+                tokio::select! {
+                    () = links.told() => {}
+                    () = clock.told() => {}
+                }
+                self.quiet = Instant::now() + QUIET;
+                return;
+            }
+            Some(_) => {}
         }
         tokio::time::sleep_until(self.poll).await;
         self.poll = Instant::now() + POLL;
@@ -58,15 +70,11 @@ mod told {
     use std::io::ErrorKind::WouldBlock;
     use std::os::fd::OwnedFd;
 
-    use rustix::net::netlink::SocketAddrNetlink;
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
     use rustix::time::{
         Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
     };
     use tokio::net::unix::pipe;
 
-    /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE of rtnetlink(7).
-    const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
     /// A timer on the wall clock set to never: reading it fails when that clock jumps, as it does when the computer wakes.
     const NEVER: i64 = i64::MAX / 2;
 
@@ -75,24 +83,15 @@ mod told {
 
     /// The kernel's links and its clock; fewer where it refuses one.
     pub(super) fn all() -> Vec<Told> {
-        let both = [links(), clock()];
+        let both = [discovery::kernel_changes(), clock().map_err(std::io::Error::from)];
         both.into_iter()
             .filter_map(|fd| {
-                let told = fd.map_err(std::io::Error::from);
-                let told = told.and_then(|fd| pipe::Receiver::from_file_unchecked(File::from(fd)));
+                let told = fd.and_then(|fd| pipe::Receiver::from_file_unchecked(File::from(fd)));
                 told.inspect_err(|error| tracing::debug!(%error, "the system does not tell of its networks: polling"))
                     .ok()
                     .map(Told)
             })
             .collect()
-    }
-
-    fn links() -> rustix::io::Result<OwnedFd> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        // Protocol 0 is NETLINK_ROUTE.
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-        bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
-        Ok(socket)
     }
 
     fn clock() -> rustix::io::Result<OwnedFd> {
@@ -133,8 +132,9 @@ mod tests {
     #[tokio::test]
     async fn this_system_tells_of_links_and_clocks_and_is_quiet_otherwise() {
         let mut changes = Changes::new();
-        assert_eq!(changes.told.len(), 2);
-        let look = tokio::time::timeout(Duration::from_millis(20), changes.look());
+        changes.look().await;
+        assert_eq!(changes.told.as_ref().map(Vec::len), Some(2));
+        let look = tokio::time::timeout(QUIET + Duration::from_millis(20), changes.look());
         assert!(look.await.is_err(), "nothing changed");
     }
 }

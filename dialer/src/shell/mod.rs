@@ -136,7 +136,7 @@ impl Dialer {
         let memory = if options.insecure { None } else { options.finder.memory.clone() };
         let finder = FinderOptions { memory, ..options.finder };
         let remembering = Remembering::of(&options.target, &finder);
-        let here = Arc::new(Surroundings::look());
+        let here = Surroundings::current();
         let task = Task {
             agent: RouteAgent::new(options.policy, options.seed, now),
             remembering,
@@ -405,7 +405,7 @@ impl Task {
 
     fn watch_network(&mut self) {
         let now = Instant::now();
-        self.here = Arc::new(Surroundings::look());
+        self.here = Surroundings::current();
         let network = Network::of(&self.here);
         let mut changes = network.since(&self.network);
         self.network = network;
