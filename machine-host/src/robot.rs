@@ -62,7 +62,7 @@ impl RobotService for Robot {
             subtype: Some(wire(&ResourceName::component(*subtype, ""))),
             proto_service: (*service).to_owned(),
         };
-        let present = |(subtype, _): &&(&str, &str)| present.iter().any(|n| n.subtype == *subtype);
+        let present = |(subtype, _): &&(&str, &str)| present.iter().any(|n| *n.subtype == **subtype);
         let resource_rpc_subtypes = SERVICES.iter().filter(present).map(row).collect();
         Ok(Response::new(ResourceRpcSubtypesResponse { resource_rpc_subtypes }))
     }
@@ -212,8 +212,8 @@ fn wire(name: &ResourceName) -> WireName {
     WireName {
         namespace: "rdk".to_owned(),
         r#type: "component".to_owned(),
-        subtype: name.subtype.clone(),
-        name: name.name.clone(),
+        subtype: name.subtype.to_string(),
+        name: name.name.to_string(),
     }
 }
 

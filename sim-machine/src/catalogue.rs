@@ -35,7 +35,7 @@ impl Catalogue {
             return Err(ConfigError::Field { field: field("model"), problem });
         }
         let attributes = Attributes { fields: &config.attributes, path: field("attributes") };
-        let (subtype, name) = (config.name.subtype.as_str(), config.name.name.as_str());
+        let (subtype, name) = (&*config.name.subtype, &*config.name.name);
         let axes = |positions: &[f64], acceleration: f64| {
             self.world.part(format!("{subtype}/{name}"), Axes::at(positions, acceleration))
         };
@@ -82,8 +82,8 @@ impl Catalogue {
 
     /// Forgets a component that was removed.
     pub fn forget(&mut self, config: &ComponentConfig) {
-        if config.name.subtype == "base" {
-            self.grounds.remove(&config.name.name);
+        if &*config.name.subtype == "base" {
+            self.grounds.remove(&*config.name.name);
         }
     }
 

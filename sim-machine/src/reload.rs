@@ -38,7 +38,7 @@ impl Reloader {
         }
         // Bases first: sensors and cameras ride on them.
         let mut rows: Vec<_> = config.components.iter().enumerate().collect();
-        rows.sort_by_key(|(_, row)| row.name.subtype != "base");
+        rows.sort_by_key(|(_, row)| &*row.name.subtype != "base");
         for (at, row) in rows {
             if self.applied.components.contains(row) {
                 continue;

@@ -391,7 +391,7 @@ mod tests {
         .expect("a good file");
         assert_eq!(config.components[0].name, ResourceName::component("base", "base"));
         assert_eq!(config.components[0].attributes["width_mm"], 300);
-        assert_eq!(config.components[1].name.subtype, "movement_sensor");
+        assert_eq!(&*config.components[1].name.subtype, "movement_sensor");
         assert_eq!((config.bind_address.as_str(), config.window), (":8081", Duration::from_secs(60)));
         assert_eq!(config.api_keys, BTreeMap::from([("id".to_owned(), "key".to_owned())]));
         assert_eq!(Config::parse("{}").expect("empty"), Config::default());

@@ -31,8 +31,8 @@ const STOP: Duration = Duration::from_secs(5);
 /// The driver of a remote's component; `None` for types that this machine does not have.
 pub(super) fn component(remote: &str, name: &Name, robot: &Robot) -> Option<Component> {
     let runtime = runtime::handle().ok()?;
-    let far = Far { remote: remote.into(), name: name.name.clone(), channel: robot.channel(), runtime };
-    Some(match name.subtype.as_str() {
+    let far = Far { remote: remote.into(), name: name.name.to_string(), channel: robot.channel(), runtime };
+    Some(match &*name.subtype {
         "arm" => Component::Arm(Arc::new(FarArm(far))),
         "base" => Component::Base(Arc::new(FarBase(far))),
         "button" => Component::Button(Arc::new(FarButton(far))),

@@ -73,7 +73,7 @@ impl Offered {
     fn change(&self, there: &BTreeSet<ResourceName>, robot: Option<&Robot>) {
         let mut names = self.names.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for gone in names.difference(there) {
-            self.machine.remove(&ResourceName::component(&gone.subtype, self.here(&gone.name)));
+            self.machine.remove(&ResourceName::component(gone.subtype.clone(), self.here(&gone.name)));
         }
         names.retain(|name| there.contains(name));
         let Some(robot) = robot else { return };
