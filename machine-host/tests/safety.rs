@@ -273,7 +273,14 @@ fn the_threads_of_a_machine_end_with_it() {
 #[derive(Clone, Default)]
 struct Sleeper {
     asleep: Arc<Mutex<Duration>>,
-    stuck: Arc<(Mutex<bool>, Condvar)>,
+    stuck: Arc<(Mutex<Stuck>, Condvar)>,
+}
+
+/// Whether whoever asks for the time waits for it, and how many do.
+#[derive(Default)]
+struct Stuck {
+    stuck: bool,
+    waiting: u32,
 }
 
 impl Sleeper {
@@ -281,8 +288,12 @@ impl Sleeper {
         let (clock, base) = (self.clone(), Instant::now());
         let options = SafetyOptions { window, ..Default::default() };
         let safety = Safety::on_clock(options, move || {
-            let guard = clock.stuck.0.lock().expect("not poisoned");
-            drop(clock.stuck.1.wait_while(guard, |stuck| *stuck).expect("not poisoned"));
+            let mut guard = clock.stuck.0.lock().expect("not poisoned");
+            guard.waiting += 1;
+            clock.stuck.1.notify_all();
+            guard = clock.stuck.1.wait_while(guard, |stuck| stuck.stuck).expect("not poisoned");
+            guard.waiting -= 1;
+            drop(guard);
             base + base.elapsed() + *clock.asleep.lock().expect("not poisoned")
         });
         let (told, stops) = channel();
@@ -293,8 +304,15 @@ impl Sleeper {
     }
 
     fn stick(&self, stuck: bool) {
-        *self.stuck.0.lock().expect("not poisoned") = stuck;
+        self.stuck.0.lock().expect("not poisoned").stuck = stuck;
         self.stuck.1.notify_all();
+    }
+
+    /// Waits until somebody does not get the time.
+    fn until_somebody_is_stuck(&self) {
+        let guard = self.stuck.0.lock().expect("not poisoned");
+        let nobody = |stuck: &mut Stuck| !(stuck.stuck && stuck.waiting > 0);
+        assert!(!self.stuck.1.wait_timeout_while(guard, PATIENCE, nobody).expect("not poisoned").1.timed_out());
     }
 }
 
@@ -347,6 +365,13 @@ impl Dog {
         *self.0.lock().expect("not poisoned")
     }
 
+    /// Whether it is kicked within this time.
+    fn is_kicked_within(&self, time: Duration) -> bool {
+        let guard = self.0.lock().expect("not poisoned");
+        let before = *guard;
+        !self.1.wait_timeout_while(guard, time, |now| *now == before).expect("not poisoned").1.timed_out()
+    }
+
     fn wait_for(&self, kicks: u32) {
         let guard = self.0.lock().expect("not poisoned");
         let waited = self.1.wait_timeout_while(guard, PATIENCE, |now| *now < kicks).expect("not poisoned");
@@ -363,10 +388,9 @@ fn a_watchdog_is_kicked_as_long_as_leases_are_watched_over() {
     dog.wait_for(5);
     // The thread that ends leases is stuck, as in a computer that hangs: nobody says that all is well.
     sleeper.stick(true);
-    std::thread::sleep(Duration::from_millis(100));
+    sleeper.until_somebody_is_stuck();
     let before = dog.kicks();
-    std::thread::sleep(Duration::from_millis(200));
-    assert_eq!(dog.kicks(), before);
+    assert!(!dog.is_kicked_within(20 * dog.period()), "a kick although nothing is watched over");
     sleeper.stick(false);
     dog.wait_for(before + 2);
 }
