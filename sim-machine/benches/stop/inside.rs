@@ -40,6 +40,20 @@ impl Actuator for Noted {
     }
 }
 
+impl Noted {
+    /// When it was stopped, once it is.
+    async fn stopped(&self) -> Instant {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(stopped) = *self.0.lock().expect("no panic") {
+                return stopped;
+            }
+            assert!(Instant::now() < until, "an actuator was never stopped");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
 /// How long after the window each Stop came.
 pub async fn measure(crowd: Crowd) -> Samples {
     let Crowd { sessions, window, apart, rounds } = crowd;
@@ -68,9 +82,9 @@ pub async fn measure(crowd: Crowd) -> Samples {
             // A computer that stood still for a window meanwhile has rightly stopped what it moved: then its command was the last that was heard.
             last_heard.push(if safety.beat(id, &OWNER, None).is_ok() { beat } else { admitted });
         }
-        tokio::time::sleep(window + Duration::from_millis(200)).await;
+        tokio::time::sleep(window).await;
         for ((_, actuator), last) in actuators.iter().zip(last_heard) {
-            let stopped = actuator.0.lock().expect("no panic").expect("it was stopped");
+            let stopped = actuator.stopped().await;
             samples.push(stopped.saturating_duration_since(last).saturating_sub(window));
         }
     }

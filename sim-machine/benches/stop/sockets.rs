@@ -90,8 +90,7 @@ impl Crowd {
                 let (motor, last) = lived.expect("no panic");
                 last_beats.insert(motor, last.expect("a session whose client beats lives"));
             }
-            tokio::time::sleep(WINDOW + Duration::from_millis(500)).await;
-            let stops = self.stops_since(begun);
+            let stops = self.stops_of_all(begun).await;
             for (motor, last) in last_beats {
                 let stopped = stops.get(&motor).unwrap_or_else(|| panic!("{motor} was never stopped"));
                 let after = Duration::try_from_secs_f64(stopped - last).expect("after its last beat");
@@ -102,11 +101,25 @@ impl Crowd {
         samples
     }
 
+    /// When each motor was told to stop, once all were; they have ten windows for it.
+    async fn stops_of_all(&self, begun: f64) -> BTreeMap<String, f64> {
+        for _ in 0..10 {
+            tokio::time::sleep(WINDOW).await;
+            let stops = self.stops_since(begun);
+            if stops.len() == self.clients.len() {
+                return stops;
+            }
+        }
+        self.stops_since(begun)
+    }
+
     /// When each motor was told to stop, by the observer's clock, which is this process's too.
     fn stops_since(&self, begun: f64) -> BTreeMap<String, f64> {
         let text = fs::read_to_string(self.folder.path().join("observed.jsonl")).expect("the observer's file");
+        // A line that is being written is left for the next time.
+        let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
         let mut stops = BTreeMap::new();
-        for line in text.lines() {
+        for line in whole.lines() {
             let seen: Value = serde_json::from_str(line).expect("a line of JSON");
             assert!(seen.get("lost_before").is_none(), "the observer lost lines");
             if seen["event"] == "write" && seen["cause"] == "stop" && seen["t"].as_f64().is_some_and(|t| t > begun) {
