@@ -3,9 +3,10 @@
 //! VIAM_API_KEY and LIFELINE_CA_FILE.
 //!
 //! Options: `rate=50` calls of a kind a second; `for=10` seconds, `start=1` the number of the first call; `motion=base` SetVelocity of a base, each
-//! with a value of its own (its number in tenths of a millimetre a second above 100), none where empty; `read=base` IsMoving of a base; `camera=` a
-//! camera whose images are fetched one after the other; `move=` a base that drives `distance=2000` millimetres in one blocking call of 200 mm/s;
-//! `cloud=` the signaling service; `tls_name=` the name that the machine has to prove; `standby=always` or `never`, otherwise while something is held.
+//! with a value of its own (its number in tenths of a millimetre a second above 100), none where empty; `read=base` IsMoving of a base; `camera=`
+//! cameras, separated by commas, whose images are fetched, of each one after the other; `upload=` a component that is told 256 KiB in a command of its own, again and again;
+//! `cloud=` the signaling service; `move=` a base that drives `distance=2000` millimetres in one blocking call of 200 mm/s;
+//! `tls_name=` the name that the machine has to prove; `standby=always` or `never`, otherwise while something is held.
 //!
 //! Orders on standard input, one a line: `stop` stops the base, `hush` and `speak` end and begin motion calls, `close` leaves in order.
 
@@ -16,7 +17,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dialer::agent::StandbyPolicy;
-use machine_api::viam::common::v1::Vector3;
+use machine_api::viam::common::v1::{DoCommandRequest, Vector3};
+use machine_api::viam::component::base::v1::base_service_client::BaseServiceClient;
+use prost_types::value::Kind;
+use prost_types::{Struct, Value as Text};
 use robot_client::{Robot, RouteEvent, SessionError};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -32,10 +36,11 @@ struct Plan {
     motion: String,
     read: String,
     camera: String,
+    upload: String,
+    cloud: String,
     long_move: String,
     distance: i64,
     tls_name: String,
-    cloud: String,
     standby: StandbyPolicy,
 }
 
@@ -49,10 +54,11 @@ impl Plan {
             motion: "base".into(),
             read: "base".into(),
             camera: String::new(),
+            upload: String::new(),
+            cloud: String::new(),
             long_move: String::new(),
             distance: 2_000,
             tls_name: String::new(),
-            cloud: String::new(),
             standby: StandbyPolicy::WhileControlling,
         };
         for argument in args().skip(2) {
@@ -64,6 +70,8 @@ impl Plan {
                 "motion" => plan.motion = value.to_owned(),
                 "read" => plan.read = value.to_owned(),
                 "camera" => plan.camera = value.to_owned(),
+                "upload" => plan.upload = value.to_owned(),
+                "cloud" => plan.cloud = value.to_owned(),
                 "distance" => plan.distance = value.parse()?,
                 "standby" => {
                     plan.standby = match value {
@@ -73,7 +81,6 @@ impl Plan {
                     }
                 }
                 "tls_name" => plan.tls_name = value.to_owned(),
-                "cloud" => plan.cloud = value.to_owned(),
                 "move" => plan.long_move = value.to_owned(),
                 other => return Err(format!("no option is called {other}").into()),
             }
@@ -123,11 +130,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         builder = builder.trust_ca(file);
     }
     builder = builder.standby(plan.standby);
-    if !plan.tls_name.is_empty() {
-        builder = builder.tls_name(&plan.tls_name);
-    }
     if !plan.cloud.is_empty() {
         builder = builder.cloud(&plan.cloud);
+    }
+    if !plan.tls_name.is_empty() {
+        builder = builder.tls_name(&plan.tls_name);
     }
     let started = Instant::now();
     let robot = match builder.connect().await {
@@ -197,8 +204,11 @@ async fn work(robot: Robot, plan: Plan, speaking: Arc<AtomicBool>) {
             async move { told("move", 0, None, Instant::now(), base.move_straight(plan.distance, 200.0)).await },
         );
     }
-    if !plan.camera.is_empty() {
-        tokio::spawn(pictures(robot.clone(), plan.camera.clone()));
+    for camera in plan.camera.split(',').filter(|name| !name.is_empty()) {
+        tokio::spawn(pictures(robot.clone(), camera.to_owned()));
+    }
+    if !plan.upload.is_empty() {
+        tokio::spawn(uploads(robot.clone(), plan.upload.clone()));
     }
     let begun = Instant::now();
     for number in 0.. {
@@ -232,6 +242,24 @@ async fn pictures(robot: Robot, name: String) {
         let took = asked.elapsed().as_secs_f64() * 1e3;
         say(json!({ "call": "image", "number": number, "took_ms": took, "ok": failed.is_none(), "error": failed }));
         if failed.is_some() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// Sends much, each part as soon as the one before it was answered, so that much goes up all the time. Whether the component can do anything with
+/// it does not matter.
+async fn uploads(robot: Robot, name: String) {
+    let text = Kind::StringValue("x".repeat(256 << 10));
+    let command = Struct { fields: [("text".to_owned(), Text { kind: Some(text) })].into() };
+    let mut base = BaseServiceClient::new(robot.channel());
+    for number in 0.. {
+        let request = DoCommandRequest { name: name.clone(), command: Some(command.clone()) };
+        let asked = Instant::now();
+        let ok = base.do_command(request).await.is_ok();
+        let took = asked.elapsed().as_secs_f64() * 1e3;
+        say(json!({ "call": "upload", "number": number, "took_ms": took, "ok": ok }));
+        if took < 100.0 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

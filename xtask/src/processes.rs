@@ -131,6 +131,16 @@ impl Running {
         Ok(kilobytes / 1024)
     }
 
+    /// Time that its threads have run on a processor, in seconds, to a hundredth.
+    pub fn processor_seconds(&self) -> Result<f64, Box<dyn std::error::Error>> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name before the last parenthesis may have spaces; user and system time are the 12th and 13th word after it.
+        let (_, rest) = stat.rsplit_once(')').ok_or("no name in stat")?;
+        let mut words = rest.split_whitespace().skip(11);
+        let mut ticks = || words.next().and_then(|word| word.parse::<f64>().ok()).ok_or("no times in stat");
+        Ok((ticks()? + ticks()?) / rustix::param::clock_ticks_per_second() as f64)
+    }
+
     /// The process's standard input. Taken once.
     pub fn input(&mut self) -> Result<ChildStdin, Box<dyn std::error::Error>> {
         self.child.stdin.take().ok_or_else(|| "standard input was not piped".into())

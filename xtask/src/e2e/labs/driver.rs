@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::process::{ChildStdin, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -74,10 +74,15 @@ impl Driver {
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let mut command = stage.built.command("examples/openloop");
         machine.credentials(&mut command);
+        Self::run(stage, host, command.arg(address).args(options))
+    }
+
+    /// Starts a client that is told everything already.
+    pub fn run(stage: &Stage, host: &Host, command: &mut Command) -> Result<Self, Box<dyn std::error::Error>> {
         let log = stage.folder.join(format!("client-{}.log", host.name()));
         let log = File::options().create(true).append(true).open(log)?;
-        command.arg(address).args(options).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log.try_clone()?);
-        let mut process = host.start("openloop", &mut command)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log.try_clone()?);
+        let mut process = host.start("openloop", command)?;
         let input = process.input()?;
         let (lines, said) = (process.lines()?, Arc::new(Mutex::new(Vec::new())));
         let heard = said.clone();

@@ -1,6 +1,8 @@
 //! Scenarios on networks made for them. Links are cut in the network, where no sender is told: by the emulator that carries their packets.
 
 pub mod by_cloud;
+mod cloud_away;
+mod clouded;
 pub mod driver;
 mod frozen;
 mod interfaces;
@@ -17,6 +19,7 @@ mod s92_standby_answers;
 mod s93_no_needless_copies;
 mod s94_stop_wins;
 mod s95_killed_behind_a_hole;
+mod thin;
 pub mod town;
 pub mod truth;
 mod wan;
@@ -90,5 +93,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     lab("lan", "a_machine_that_moved_is_found", mdns_lies::moved),
     lab("offline", "two_segments_without_multicast_or_internet", wan::run),
     lab("offline", "two_segments_and_the_name_server_gone_too", wan::remembered),
+    lab("routes", "images_over_a_thin_direct_link", thin::direct_down),
+    owed(
+        "routes",
+        "uploads_over_a_thin_direct_link",
+        thin::direct_up,
+        "the session stays, but half of the calls wait for more than half a second: one TCP connection carries both, and fills the link's queue",
+    ),
+    lab("routes", "images_over_a_thin_webrtc_link", thin::webrtc_down),
+    lab("routes", "uploads_over_a_thin_webrtc_link", thin::webrtc_up),
+    lab("cloud", "a_machine_whose_cloud_was_never_there_rests", cloud_away::never_there),
+    lab("cloud", "a_machine_that_lost_its_cloud_rests", cloud_away::lost),
     lab("routes", "nat_of_four_kinds", nat_kinds::run),
 ];
