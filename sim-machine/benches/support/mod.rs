@@ -41,6 +41,11 @@ pub struct Served {
 
 impl Served {
     pub fn start(window: Duration, mdns: bool) -> Self {
+        Self::with(window, |options| options.mdns = mdns)
+    }
+
+    /// One whose options are changed before it starts. Without multicast DNS otherwise.
+    pub fn with(window: Duration, change: impl FnOnce(&mut MachineOptions)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let name = format!("bench-{}.loc1.viam.cloud", std::process::id());
         let mut options = MachineOptions::new(name.clone());
@@ -48,7 +53,8 @@ impl Served {
         options.tls = Tls::Local(folder.path().to_path_buf());
         options.api_keys = [(KEY.0.to_owned(), KEY.1.to_owned())].into();
         options.safety = SafetyOptions { window, ..SafetyOptions::default() };
-        options.mdns = mdns;
+        options.mdns = false;
+        change(&mut options);
         let machine = Machine::new(options).expect("a machine");
         let world = World::new(Observer::none()).expect("a thread");
         let shaft = world.part("motor/m1", Axes::at(&[0.0], 20.0));
