@@ -64,36 +64,46 @@ pub fn never_there(stage: &Stage) -> Outcome {
             "hole" => mend(&place)?,
             _ => place.start_cloud(stage)?,
         }
-        let took = place.answered(stage, 4 * BACK)?;
-        stage.fact(&format!("{what}_back_s"), took);
-        within(&format!("{what}: coming back"), took, BACK)?;
+        back(stage, &place, what)?;
         place.server.ip(&format!("route del {ADDRESS}"))?;
     }
     Ok(())
 }
 
-/// The machine was registered, and its cloud goes: its process is killed, or everything on the way vanishes.
-pub fn lost(stage: &Stage) -> Outcome {
+/// The machine was registered, and its cloud's process is killed.
+pub fn killed(stage: &Stage) -> Outcome {
     let mut place = Place::new(stage)?;
-    let over = Duration::from_secs(if stage.soak { 120 } else { 20 });
+    let machine = registered(stage, &mut place)?;
+    place.cloud = None;
+    measure(stage, &machine, "killed", long(stage))?;
+    place.start_cloud(stage)?;
+    back(stage, &place, "killed")
+}
+
+/// The machine was registered, and everything on the way to its cloud vanishes.
+pub fn vanished(stage: &Stage) -> Outcome {
+    let mut place = Place::new(stage)?;
+    let machine = registered(stage, &mut place)?;
+    place.lab.set("wan", BOTH, Policy::hole())?;
+    measure(stage, &machine, "vanished", long(stage))?;
+    mend(&place)?;
+    back(stage, &place, "vanished")
+}
+
+fn long(stage: &Stage) -> Duration {
+    Duration::from_secs(if stage.soak { 120 } else { 20 })
+}
+
+fn registered(stage: &Stage, place: &mut Place) -> Result<Machine, Box<dyn std::error::Error>> {
     place.server.route(ADDRESS, VIA)?;
     place.start_cloud(stage)?;
     let machine = place.machine(stage)?;
     place.answered(stage, 4 * BACK)?;
-    for what in ["killed", "vanished"] {
-        if what == "killed" {
-            place.cloud = None;
-        } else {
-            place.lab.set("wan", BOTH, Policy::hole())?;
-        }
-        measure(stage, &machine, what, over)?;
-        match what {
-            "killed" => place.start_cloud(stage)?,
-            _ => mend(&place)?,
-        }
-        let took = place.answered(stage, 4 * BACK)?;
-        stage.fact(&format!("{what}_back_s"), took);
-        within(&format!("{what}: coming back"), took, BACK)?;
-    }
-    Ok(())
+    Ok(machine)
+}
+
+fn back(stage: &Stage, place: &Place, what: &str) -> Outcome {
+    let took = place.answered(stage, 4 * BACK)?;
+    stage.fact(&format!("{what}_back_s"), took);
+    within(&format!("{what}: coming back"), took, BACK)
 }
