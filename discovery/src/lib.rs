@@ -23,7 +23,7 @@ pub use listen::Announcements;
 pub use memory::Memory;
 pub use name::{AddressError, MachineAddress, MachineName};
 pub use responder::{Responder, ResponderOptions};
-pub use surroundings::Surroundings;
+pub use surroundings::{Surroundings, is_private};
 
 /// The port of machines whose DNS record or address names none: the default of existing machines.
 pub const DEFAULT_PORT: u16 = 8080;

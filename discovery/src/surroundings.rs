@@ -120,7 +120,7 @@ impl Surroundings {
 }
 
 /// Addresses of somebody's own network: RFC 1918, 100.64/10, unique local.
-fn is_private(address: IpAddr) -> bool {
+pub fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_private() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64),
         IpAddr::V6(v6) => v6.is_unique_local(),

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use discovery::is_private;
 use transport::webrtc::Control;
 
 use super::{Found, Network, Task};
@@ -34,11 +35,7 @@ impl Task {
 
 /// Private addresses on a prefix of one of our interfaces, and not ourselves.
 fn near(told: impl Iterator<Item = IpAddr>, network: &Network) -> Vec<IpAddr> {
-    let private = |address: &IpAddr| match address {
-        IpAddr::V4(v4) => v4.is_private() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64),
-        IpAddr::V6(v6) => v6.is_unique_local(),
-    };
-    told.filter(private).filter(|address| network.tier(*address) == Tier::LanDirect).take(MOST).collect()
+    told.filter(|address| is_private(*address) && network.tier(*address) == Tier::LanDirect).take(MOST).collect()
 }
 
 #[cfg(test)]
