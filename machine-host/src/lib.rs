@@ -30,3 +30,4 @@ pub use safety::{
     Actuator, Admission, Call, Event, FailedStop, Permit, Running, Safety, SafetyOptions, Stopping, Watchdog, Write,
 };
 pub use session_core::registry::Policy;
+pub use transport::raise_thread;

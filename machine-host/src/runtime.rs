@@ -5,6 +5,7 @@ use std::time::Duration;
 pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 pub(crate) use std::thread;
 pub(crate) use tokio::time::timeout;
+pub(crate) use transport::raise_thread;
 
 /// Waits for a notification, or for `time`, or less.
 pub(crate) fn wait_for<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>, time: Duration) {

@@ -11,6 +11,12 @@ pub(crate) fn handle() -> std::io::Result<Handle> {
     if let Some(runtime) = runtime.as_ref() {
         return Ok(runtime.handle().clone());
     }
-    let made = Builder::new_multi_thread().worker_threads(1).thread_name("lifeline").enable_all().build()?;
+    let made = Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("lifeline")
+        // A beat that leaves late stops the robot.
+        .on_thread_start(transport::raise_thread)
+        .enable_all()
+        .build()?;
     Ok(runtime.insert(made).handle().clone())
 }

@@ -37,7 +37,9 @@ fn main() -> ExitCode {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
-    let done = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::from);
+    // Beats are read, and stops ordered, on these threads: other work of the computer is not to delay them.
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    let done = threads.on_thread_start(machine_host::raise_thread).enable_all().build().map_err(Failure::from);
     match done.and_then(|runtime| runtime.block_on(run(arguments))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

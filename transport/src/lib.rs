@@ -14,6 +14,7 @@ mod link;
 pub mod message;
 mod pace;
 mod places;
+mod priority;
 #[cfg(feature = "server")]
 pub mod serve;
 mod sever;
@@ -24,6 +25,7 @@ pub mod webrtc;
 pub use clock::BootClock;
 pub use direct::{Address, ConnectError, ConnectOptions, Security, Stage, Target};
 pub use link::{CallError, CloseReason, Lane, Link, LinkId, LinkInfo, LinkKind};
+pub use priority::raise_thread;
 
 /// The body of every request and response: tonic's own, so that generated clients and servers need no conversion.
 pub type Body = tonic::body::Body;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use crate::runtime::{thread, wait_for};
+use crate::runtime::{raise_thread, thread, wait_for};
 
 /// The longest sleep while something is pending. A condition's wait stands still in suspend; this bounds how late a stop can be after
 /// waking up.
@@ -19,6 +19,7 @@ const SHORTEST: Duration = Duration::from_millis(10);
 pub(super) fn spawn(shared: &Arc<Shared>) -> io::Result<()> {
     let weak = Arc::downgrade(shared);
     thread::Builder::new().name("deadlines".into()).spawn(move || {
+        raise_thread();
         let mut kicked = None;
         while let Some(shared) = weak.upgrade() {
             // Whatever goes wrong in here, leases go on ending.

@@ -10,7 +10,7 @@ use session_core::registry::{StopFailed, StopId};
 use super::record::{Record, Records};
 use super::{Actuator, Shared};
 use crate::ResourceName;
-use crate::runtime::{Condvar, Mutex, MutexGuard, thread};
+use crate::runtime::{Condvar, Mutex, MutexGuard, raise_thread, thread};
 
 /// Hands stops to the actuator's thread. The thread ends when this is dropped and the last Stop has returned.
 pub(super) struct Stopper {
@@ -37,6 +37,7 @@ impl Stopper {
         let desk = Arc::new(Desk::default());
         let (theirs, resource, called) = (desk.clone(), resource.clone(), driver.clone());
         thread::Builder::new().name(format!("stop {}", resource.name)).spawn(move || {
+            raise_thread();
             while let Some((ids, extra)) = theirs.next() {
                 let failed = stop(&*called, extra.as_ref());
                 let Some(machine) = machine.upgrade() else { return };
@@ -107,6 +108,7 @@ impl Desk {
 pub(super) fn stop_replaced(driver: Arc<dyn Actuator>, resource: &ResourceName, records: Arc<Records>) {
     let named = resource.clone();
     let stops = move || {
+        raise_thread();
         if let Some(error) = stop(&*driver, None) {
             records.write(Record::StopFailed { resource: named, error });
         }
