@@ -45,7 +45,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     lab("offline", "s63_a_new_client_connects_without_internet", s63_new_client_offline::run),
     lab("routes", "s64_a_client_that_comes_home_needs_no_internet", by_cloud::comes_home),
     lab("offline", "s65_a_client_outside_loses_the_machine_and_comes_back", s65_outside_client::run),
-    lab("offline", "s66_a_machine_that_lost_every_network_stops", s66_machine_alone::run),
+    lab("offline", "s16_s66_a_machine_that_lost_every_network_stops_once", s66_machine_alone::run),
     owed(
         "routes",
         "s67_a_client_that_leaves_home_goes_over_the_internet",

@@ -41,6 +41,12 @@ pub fn stops(observer: &Observer, base: &str, from: f64, to: f64) -> Result<usiz
     Ok(stopping(observer, base, from, to)?.len())
 }
 
+/// How often the base's driver was told to stop in this span.
+pub fn told_to_stop(observer: &Observer, base: &str, from: f64, to: f64) -> Result<usize, Box<dyn std::error::Error>> {
+    let stopping = stopping(observer, base, from, to)?;
+    Ok(stopping.iter().filter(|seen| seen.event == "write").count())
+}
+
 /// Nothing stopped the base in this span.
 pub fn kept_moving(observer: &Observer, base: &str, from: f64, to: f64) -> Outcome {
     match stopping(observer, base, from, to)?.first() {
