@@ -21,8 +21,8 @@ use crate::{ResourceName, guard::no_session};
 pub(crate) struct Robot {
     pub(crate) machine: Arc<guard::Machine>,
     pub(crate) components: Components,
-    /// The process's id, new at every start.
-    pub(crate) boot: String,
+    /// The process's id, new at every start; `None`: clients are told nothing of what existing machines do not have.
+    pub(crate) boot: Option<String>,
     pub(crate) started: SystemTime,
     /// The version of the program, for GetVersion.
     pub(crate) version: String,
@@ -33,7 +33,8 @@ pub(crate) struct Robot {
 impl Robot {
     /// Says which process of the machine answers, and what it takes.
     fn introduce(&self, headers: &mut MetadataMap) {
-        if let Ok(boot) = self.boot.parse() {
+        let Some(boot) = &self.boot else { return };
+        if let Ok(boot) = boot.parse() {
             headers.insert(BOOT_HEADER, boot);
         }
         headers.insert(BEARER_HEADER, MetadataValue::from_static("1"));
@@ -83,7 +84,9 @@ impl RobotService for Robot {
         let mut response =
             Response::new(StartSessionResponse { id: started.id.to_string(), heartbeat_window: Some(window) });
         let headers = response.metadata_mut();
-        headers.insert(ORDER_HEADER, MetadataValue::from_static("1"));
+        if self.boot.is_some() {
+            headers.insert(ORDER_HEADER, MetadataValue::from_static("1"));
+        }
         self.introduce(headers);
         Ok(response)
     }

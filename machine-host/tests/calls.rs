@@ -35,6 +35,17 @@ async fn s01_a_session_has_an_id_and_the_machines_window() {
 }
 
 #[tokio::test]
+async fn a_machine_without_order_says_nothing_of_it() {
+    let rig = Rig::with(W, &[], |options| options.order = false).await;
+    let session = rig.robot().start_session(StartSessionRequest::default()).await.expect("started");
+    let version = rig.robot().get_version(GetVersionRequest {}).await.expect("answered");
+    for metadata in [session.metadata(), version.metadata()] {
+        let ours = ["lifeline-order", "lifeline-boot", "lifeline-bearer"];
+        assert!(ours.iter().all(|header| metadata.get(*header).is_none()), "{metadata:?}");
+    }
+}
+
+#[tokio::test]
 async fn s02_sessions_have_the_window_that_was_configured() {
     for (sessions, seconds, nanos) in
         [(r#"{"heartbeat_window": "5s"}"#, 5, 0), (r#"{"heartbeat_window": "30ms"}"#, 0, 30_000_000), ("{}", 2, 0)]

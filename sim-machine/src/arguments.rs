@@ -57,6 +57,9 @@ pub struct Arguments {
     /// Takes no calls over WebRTC.
     #[arg(long)]
     pub no_webrtc: bool,
+    /// Says nothing of what existing machines do not have, the order of commands and its process: clients treat it as one of them.
+    #[arg(long)]
+    pub no_order: bool,
     /// Does not answer on local networks.
     #[arg(long)]
     pub no_mdns: bool,

@@ -89,6 +89,7 @@ fn options(arguments: &Arguments, config: &Config, state: &Path) -> MachineOptio
     };
     options.api_keys = config.api_keys.clone();
     options.mdns = !arguments.no_mdns;
+    options.order = !arguments.no_order;
     options.webrtc = !arguments.no_webrtc;
     options.webrtc_port = arguments.webrtc_port;
     options.cloud = match (&arguments.cloud, &arguments.part_id, &arguments.secret) {

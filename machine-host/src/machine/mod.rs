@@ -104,6 +104,9 @@ pub struct MachineOptions {
     pub webrtc_port: u16,
     /// The cloud that it registers with. Default none.
     pub cloud: Option<CloudAccount>,
+    /// Whether clients are told what existing machines do not have: that commands are kept in order, and which process answers. Default
+    /// true. Without it they treat the machine as an existing one: nothing is sent twice, and commands whose route dies may fail.
+    pub order: bool,
     /// The program's version, for GetVersion.
     pub version: String,
 }
@@ -122,6 +125,7 @@ impl MachineOptions {
             webrtc: true,
             webrtc_port: 0,
             cloud: None,
+            order: true,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -256,7 +260,7 @@ impl Machine {
         let robot = Robot {
             machine: shared.guard.clone(),
             components: shared.components.clone(),
-            boot: shared.boot.clone(),
+            boot: shared.options.order.then(|| shared.boot.clone()),
             started: shared.started,
             version: shared.options.version.clone(),
             name: shared.name.cloud(),
