@@ -3,7 +3,8 @@
 //! VIAM_API_KEY and LIFELINE_CA_FILE.
 //!
 //! Options: `rate=50` calls of a kind a second; `for=10` seconds, `start=1` the number of the first call; `motion=base` SetVelocity of a base, each
-//! with a value of its own (its number in tenths of a millimetre a second above 100), none where empty; `read=base` IsMoving of a base; `camera=`
+//! with a value of its own (its number in tenths of a millimetre a second above 100), none where empty; `read=base` IsMoving of a base; `readings=` a sensor
+//! whose readings are read instead; `camera=`
 //! cameras, separated by commas, whose images are fetched, of each one after the other; `upload=` a component that is told 256 KiB in a command of its own, again and again;
 //! `cloud=` the signaling service; `move=` a base that drives `distance=2000` millimetres in one blocking call of 200 mm/s;
 //! `tls_name=` the name that the machine has to prove; `standby=always` or `never`, otherwise while something is held.
@@ -35,6 +36,7 @@ struct Plan {
     start: u32,
     motion: String,
     read: String,
+    readings: String,
     camera: String,
     upload: String,
     cloud: String,
@@ -53,6 +55,7 @@ impl Plan {
             start: 1,
             motion: "base".into(),
             read: "base".into(),
+            readings: String::new(),
             camera: String::new(),
             upload: String::new(),
             cloud: String::new(),
@@ -69,6 +72,7 @@ impl Plan {
                 "start" => plan.start = value.parse()?,
                 "motion" => plan.motion = value.to_owned(),
                 "read" => plan.read = value.to_owned(),
+                "readings" => plan.readings = value.to_owned(),
                 "camera" => plan.camera = value.to_owned(),
                 "upload" => plan.upload = value.to_owned(),
                 "cloud" => plan.cloud = value.to_owned(),
@@ -223,7 +227,10 @@ async fn work(robot: Robot, plan: Plan, speaking: Arc<AtomicBool>) {
                 told("motion", number, Some(value), due, base.set_velocity(forward, Vector3::default())).await;
             });
         }
-        if !plan.read.is_empty() {
+        if !plan.readings.is_empty() {
+            let sensor = robot.sensor(&plan.readings);
+            tokio::spawn(async move { told("read", number, None, due, sensor.readings()).await });
+        } else if !plan.read.is_empty() {
             let base = robot.base(&plan.read);
             tokio::spawn(async move { told("read", number, None, due, base.is_moving()).await });
         }

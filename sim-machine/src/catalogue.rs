@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use machine_host::component::Component;
 use machine_host::config::{ComponentConfig, ConfigError};
@@ -13,6 +13,9 @@ use crate::world::{Axes, Ground, Part, World};
 
 /// What a motor's shaft gains in a second, in revolutions/s.
 const MOTOR_ACCELERATION: f64 = 20.0;
+
+/// The longest time that reading a sensor takes, in milliseconds.
+const MOST_MS: f64 = 60_000.0;
 
 /// Makes components, and remembers the ground of each base: sensors and cameras ride on it.
 pub struct Catalogue {
@@ -63,7 +66,10 @@ impl Catalogue {
                 let carriages = axes(&vec![0.0; lengths_mm.len()], still);
                 Component::Gantry(Arc::new(SimGantry { carriages, lengths_mm }))
             }
-            "sensor" => Component::Sensor(Arc::new(SimSensor { started: Instant::now() })),
+            "sensor" => {
+                let takes = Duration::from_secs_f64(attributes.number("takes_ms", 0.0, MOST_MS)? / 1e3);
+                Component::Sensor(Arc::new(SimSensor { started: Instant::now(), takes }))
+            }
             "movement_sensor" => Component::MovementSensor(Arc::new(SimMovementSensor { ground: self.ground(config) })),
             "camera" => Component::Camera(Arc::new(SimCamera { ground: self.ground(config) })),
             "switch" => {
@@ -104,6 +110,13 @@ impl Attributes<'_> {
     fn positive(&self, name: &str, default: f64) -> Result<f64, ConfigError> {
         let Some(value) = self.fields.get(name) else { return Ok(default) };
         value.as_f64().filter(|v| v.is_finite() && *v > 0.0).ok_or_else(|| self.wrong(name, "a number above zero"))
+    }
+
+    /// From zero to `most`.
+    fn number(&self, name: &str, default: f64, most: f64) -> Result<f64, ConfigError> {
+        let Some(value) = self.fields.get(name) else { return Ok(default) };
+        let number = value.as_f64().filter(|v| (0.0..=most).contains(v));
+        number.ok_or_else(|| self.wrong(name, &format!("a number from 0 to {most}")))
     }
 
     fn numbers(&self, name: &str, default: &[f64]) -> Result<Vec<f64>, ConfigError> {
@@ -158,6 +171,10 @@ mod tests {
         for (row, field) in [
             (r#"{"name": "x", "type": "base", "model": "agilex"}"#, "components[0].model"),
             (r#"{"name": "x", "type": "kettle", "model": "fake"}"#, "components[0].api"),
+            (
+                r#"{"name": "x", "type": "sensor", "model": "fake", "attributes": {"takes_ms": 1e9}}"#,
+                "components[0].attributes.takes_ms",
+            ),
             (
                 r#"{"name": "x", "type": "base", "model": "fake", "attributes": {"width_mm": "wide"}}"#,
                 "components[0].attributes.width_mm",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::f64::consts::PI;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use machine_api::viam::common::v1::{Orientation, Vector3};
 use machine_host::DriverError;
@@ -27,6 +27,8 @@ pub struct SimMovementSensor {
 pub struct SimSensor {
     /// Since when.
     pub started: Instant,
+    /// How long a reading takes.
+    pub takes: Duration,
 }
 
 impl Resource for SimMovementSensor {}
@@ -85,6 +87,9 @@ impl MovementSensor for SimMovementSensor {
 #[tonic::async_trait]
 impl Sensor for SimSensor {
     async fn readings(&self, _: Option<&Struct>) -> Result<BTreeMap<String, Value>, DriverError> {
+        if !self.takes.is_zero() {
+            tokio::time::sleep(self.takes).await;
+        }
         let seconds = self.started.elapsed().as_secs_f64();
         let temperature = 20.0 + 2.0 * (seconds * 2.0 * PI / 60.0).sin();
         let number = |value: f64| Value { kind: Some(Kind::NumberValue(value)) };
