@@ -128,6 +128,7 @@ impl RouteAgent {
             candidate: candidate.clone(),
             banned: None,
             refused: false,
+            unknown: false,
             failures: 0,
             next: Some(start),
             patient: None,
@@ -218,6 +219,10 @@ impl RouteAgent {
     fn desired(&self, route: &Route, prospect: &Prospect) -> bool {
         let given_up = self.phase == Phase::Connected && !self.policy.reconnect;
         if self.phase == Phase::Over || given_up || prospect.refused || prospect.banned.is_some() {
+            return false;
+        }
+        // A machine that is being lost may be made known again; for a dial the service's word is enough.
+        if prospect.unknown && self.limited() {
             return false;
         }
         // One link per route, save for one that is on its way out or does not answer, and beside a lone one that answers late.
@@ -334,17 +339,21 @@ impl RouteAgent {
         let limited = self.limited();
         let Some(cap) = self.prospects.get(route).map(|prospect| self.retry_cap(prospect)) else { return };
         let Some(prospect) = self.prospects.get_mut(route) else { return };
+        // A service speaks for itself, and the other routes do not go by it.
+        let (refused, unknown) =
+            (why.verdict && why.stage != Stage::Signaling, why.verdict && why.stage == Stage::Signaling);
         prospect.failures = prospect.failures.saturating_add(1);
         prospect.tried = true;
-        prospect.refused |= why.verdict;
+        prospect.refused |= refused;
+        prospect.unknown = unknown;
         let pause = backoff(prospect.failures - 1, cap);
         let pause = self.jittered(pause);
         if let Some(prospect) = self.prospects.get_mut(route) {
             let next = now + pause;
-            prospect.next = (!limited && !why.verdict).then(|| prospect.next.map_or(next, |planned| planned.min(next)));
+            prospect.next = (!limited && !refused).then(|| prospect.next.map_or(next, |planned| planned.min(next)));
         }
         self.hurry(route, now);
-        if why.verdict {
+        if refused {
             let verdict = Verdict::Refused { route: route.clone(), message: why.message };
             // The machine itself has spoken (TLS proved its name): the first dial ends. Later, other routes and a link
             // event may still lead to a machine that accepts.
@@ -375,7 +384,7 @@ impl RouteAgent {
         let waiting = self.hunt.searching.is_some()
             || self.prospects.values().any(|prospect| {
                 prospect.patient.is_some()
-                    || (prospect.next.is_some() && !prospect.refused && prospect.banned.is_none())
+                    || (prospect.next.is_some() && !prospect.refused && !prospect.unknown && prospect.banned.is_none())
             })
             || !self.lines.is_empty();
         if !waiting {
@@ -387,6 +396,9 @@ impl RouteAgent {
         let routes: Vec<Route> = self.prospects.keys().cloned().collect();
         routes.iter().for_each(|route| self.cancel(route));
         self.hunt.round_ends = None;
+        if self.hunt.answered == Some(true) && self.prospects.values().all(|prospect| prospect.unknown) {
+            return self.end(Verdict::Unknown);
+        }
         if self.hunt.round >= self.policy.initial_attempts {
             return self.end(Verdict::Unreachable { attempts: self.hunt.round });
         }

@@ -22,6 +22,8 @@ pub(super) struct Prospect {
     pub banned: Option<Instant>,
     /// The machine refused the credentials there.
     pub refused: bool,
+    /// The service that would arrange it knows no such machine: it is not asked again in the first dial.
+    pub unknown: bool,
     pub failures: u32,
     /// When the next try may start; `None`: not in this round.
     pub next: Option<Instant>,

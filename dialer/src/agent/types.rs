@@ -173,7 +173,8 @@ impl Stage {
 pub struct Failure {
     /// How far it got.
     pub stage: Stage,
-    /// A verdict of the machine (not authorised): the same question is never asked again. Otherwise the transport failed.
+    /// A verdict of the machine (not authorised), or at [`Stage::Signaling`] of the service (no such machine): the same question is not asked
+    /// again. Otherwise the transport failed.
     pub verdict: bool,
     /// What happened, for people.
     pub message: String,

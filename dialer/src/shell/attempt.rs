@@ -187,8 +187,9 @@ impl Maker {
                 CallStage::Dtls => Stage::Dtls,
                 CallStage::Channel => Stage::Channel,
             };
-            // What a signaling service says binds nobody else: other routes go on.
-            Failure { stage, verdict: false, message: error.what }
+            // What a signaling service says binds nobody else: other routes go on. A machine that does not arrange calls says nothing of itself by that.
+            let unknown = matches!(signaler, Signaler::Cloud { .. }) && stage == Stage::Signaling && error.verdict;
+            Failure { stage, verdict: unknown, message: error.what }
         })?;
         let link = webrtc::service::link(called.channel);
         // A token of the machine's goes to the machine alone, which has proven its name on the way here.

@@ -173,6 +173,67 @@ fn an_unknown_machine_is_a_verdict_when_every_source_was_silent() {
     assert_eq!(rig.verdict(), Some(Verdict::Unknown));
 }
 
+/// A service's candidate, and its word that it knows no such machine.
+fn unknown_to_the_cloud(rig: &mut Rig) -> Route {
+    let route = Route::WebRtc(Signaler::Cloud { host: "cloud.example".into(), port: 443 });
+    let candidate = Candidate { route: route.clone(), origin: Origin::Cloud, tier: Tier::WebRtcDirect };
+    rig.agent.handle_candidate(candidate, rig.now);
+    rig.collect();
+    rig.pass(MS * 10, &[]);
+    let why = Failure { stage: Stage::Signaling, verdict: true, message: "there is no such machine".into() };
+    let attempt = asked(rig, &route).expect("asked");
+    rig.agent.handle_failed(attempt, why, rig.now);
+    rig.collect();
+    route
+}
+
+/// The newest attempt over a route that came out, taken.
+fn asked(rig: &mut Rig, of: &Route) -> Option<Attempt> {
+    let at = rig.out.iter().rposition(|output| matches!(output, Output::Connect { route, .. } if route == of))?;
+    match rig.out.remove(at) {
+        Output::Connect { attempt, .. } => Some(attempt),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_machine_that_the_cloud_does_not_know_either_is_a_verdict() {
+    let mut rig = Rig::new(Policy::default());
+    unknown_to_the_cloud(&mut rig);
+    rig.pass(MS * 1000, &[]);
+    assert_eq!(rig.verdict(), None, "the local network may still answer");
+    rig.done(true);
+    assert_eq!(rig.verdict(), Some(Verdict::Unknown));
+    assert_eq!(rig.agent.poll_timeout(), None);
+}
+
+#[test]
+fn what_the_cloud_does_not_know_may_be_near_all_the_same() {
+    let mut rig = Rig::new(Policy::default());
+    let route = unknown_to_the_cloud(&mut rig);
+    rig.near(1, Origin::Given, LAN);
+    rig.done(true);
+    for round in 0..3 {
+        assert_eq!(rig.verdict(), None, "round {round}");
+        rig.fail(1, false);
+        rig.pass(MS * 1000, &[]);
+        assert_eq!(asked(&mut rig, &route), None, "the cloud was asked once");
+        if round < 2 {
+            rig.done(true);
+        }
+    }
+    assert_eq!(rig.verdict(), Some(Verdict::Unreachable { attempts: 3 }));
+}
+
+#[test]
+fn whoever_has_lost_its_machine_asks_the_cloud_again() {
+    let (mut rig, link) = Rig::connected(Policy::default());
+    rig.close(link);
+    let route = unknown_to_the_cloud(&mut rig);
+    rig.pass(MS * 6000, &[]);
+    assert!(asked(&mut rig, &route).is_some());
+}
+
 #[test]
 fn sources_that_could_not_be_asked_are_asked_again() {
     let mut rig = Rig::new(Policy::default());
