@@ -102,9 +102,9 @@ enum Task {
 enum Bench {
     /// How long callers notice that a route died, on networks made for it.
     Failover {
-        /// Only this row of the table.
-        #[arg(long)]
-        row: Option<String>,
+        /// Only this row of the table; may be given several times.
+        #[arg(long = "row", value_name = "ROW")]
+        rows: Vec<String>,
         /// A few runs of each row; nothing is recorded.
         #[arg(long)]
         quick: bool,
@@ -142,8 +142,8 @@ fn main() -> ExitCode {
         Task::TestE2e { list: false, only, soak, require_labs, seed } => {
             e2e::run(&root, &e2e::Choice { only: only.as_deref(), soak, require_labs, seed })
         }
-        Task::Bench { what: Bench::Failover { row, quick, runs, seed } } => {
-            bench::failover(&root, &bench::Choice { row: row.as_deref(), quick, runs, seed })
+        Task::Bench { what: Bench::Failover { rows, quick, runs, seed } } => {
+            bench::failover(&root, &bench::Choice { rows: &rows, quick, runs, seed })
         }
         Task::BenchRun { row, seed, folder } => bench::inside(&root, &row, seed, &folder),
         Task::LabScenario { name, seed, soak, folder } => e2e::inside(&root, &name, seed, soak == "true", &folder),

@@ -17,7 +17,7 @@ use crate::lab::policy::Dice;
 use crate::lab::{self, Privileges};
 use crate::processes::Built;
 use report::{Report, RowResult, Run};
-use rows::{ROWS, Row};
+use rows::Row;
 
 /// The emulator was later than this, in milliseconds: the run says more about this computer than about the project, and is repeated.
 const TOO_LATE_MS: f64 = 5.0;
@@ -26,8 +26,8 @@ const PATIENCE: usize = 3;
 
 /// What to measure.
 pub struct Choice<'a> {
-    /// Only this row.
-    pub row: Option<&'a str>,
+    /// Only these rows; all where there are none.
+    pub rows: &'a [String],
     /// A few runs of each row.
     pub quick: bool,
     /// Runs of each row, instead of its own number.
@@ -38,16 +38,15 @@ pub struct Choice<'a> {
 
 /// Runs the rows one after the other and adds what they measured to the record.
 pub fn failover(root: &Path, choice: &Choice<'_>) -> Outcome {
-    let chosen: Vec<&Row> = ROWS.iter().filter(|row| choice.row.is_none_or(|name| row.name == name)).collect();
-    if chosen.is_empty() {
-        let names: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
-        return Err(format!("no such row; there are {names:?}").into());
-    }
+    let chosen = chosen(choice.rows)?;
     let privileges = lab::privileges().map_err(|missing| format!("network labs cannot be made here: {missing}"))?;
     Built::build_release(root)?;
+    let runs = |row: &Row| choice.runs.unwrap_or(if choice.quick { row.quick } else { row.runs });
+    let seconds: usize = chosen.iter().map(|row| runs(row) * row.seconds).sum();
+    println!("{} rows, about {} minutes", chosen.len(), seconds.div_ceil(60));
     let mut missed = Vec::new();
     for row in chosen {
-        let wanted = choice.runs.unwrap_or(if choice.quick { row.quick } else { row.runs });
+        let wanted = runs(row);
         let result = measure(root, row, wanted, privileges, choice.seed)?;
         missed.extend(report::missed(row, &result));
         // What is only a glance is not kept.
@@ -61,6 +60,15 @@ pub fn failover(root: &Path, choice: &Choice<'_>) -> Outcome {
         }
     }
     if missed.is_empty() { Ok(()) } else { Err(format!("bars missed: {}", missed.join("; ")).into()) }
+}
+
+/// The rows of these names, in the table's order.
+fn chosen(names: &[String]) -> Result<Vec<&'static Row>, Box<dyn std::error::Error>> {
+    if let Some(unknown) = names.iter().find(|name| rows::all().all(|row| row.name != **name)) {
+        let known: Vec<&str> = rows::all().map(|row| row.name).collect();
+        return Err(format!("no row is called {unknown}; there are {known:?}").into());
+    }
+    Ok(rows::all().filter(|row| names.is_empty() || names.iter().any(|name| row.name == name)).collect())
 }
 
 fn measure(
@@ -110,9 +118,30 @@ fn measure(
 
 /// One run of a row, in the namespaces that this process was started in.
 pub fn inside(root: &Path, name: &str, seed: u64, folder: &Path) -> Outcome {
-    let row = ROWS.iter().find(|row| row.name == name).ok_or("there is no such row")?;
+    let row = rows::all().find(|row| row.name == name).ok_or("there is no such row")?;
     let stage = Stage::new(Built::released(root), folder.to_path_buf(), false, seed);
     let done = (row.run)(&stage);
     stage.leave(&done)?;
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_chosen_by_name_in_the_tables_order() {
+        let names = |chosen: Vec<&Row>| chosen.iter().map(|row| row.name).collect::<Vec<_>>();
+        assert_eq!(chosen(&[]).map(|rows| rows.len()).ok(), Some(rows::all().count()));
+        let two = ["lan-dial".to_owned(), "link-closed".to_owned()];
+        assert_eq!(names(chosen(&two).expect("both are rows")), ["link-closed", "lan-dial"]);
+        assert!(chosen(&["link-closed".to_owned(), "nothing".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn no_two_rows_share_a_name() {
+        let mut names: Vec<&str> = rows::all().map(|row| row.name).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::report::{Report, median};
-use super::rows::ROWS;
+use super::rows;
 
 const LEFT: f64 = 330.0;
 const WIDTH: f64 = 620.0;
@@ -19,8 +19,7 @@ fn x(ms: f64) -> f64 {
 
 /// The picture.
 pub fn strips(report: &Report) -> String {
-    let strips: Vec<_> = ROWS
-        .iter()
+    let strips: Vec<_> = rows::all()
         .filter_map(|row| Some((row, report.rows.get(row.name)?)))
         .flat_map(|(row, result)| row.metrics.iter().map(move |metric| (row, metric, result.sorted(metric.fact))))
         .filter(|(_, metric, runs)| metric.fact.ends_with("_ms") && !runs.is_empty())

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::plot;
-use super::rows::{ROWS, Row};
+use super::rows::{self, Row};
 use crate::Outcome;
 
 /// Below the repository's root.
@@ -127,7 +127,7 @@ impl Report {
              were repeated.\n\n\
              | case | runs (failed, invalid) | measured | median | max | bar: median, max |\n|---|---|---|---|---|---|\n",
         );
-        for row in ROWS {
+        for row in rows::all() {
             let Some(result) = self.rows.get(row.name) else { continue };
             for (index, metric) in row.metrics.iter().enumerate() {
                 let sorted = result.sorted(metric.fact);
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn a_missed_bar_is_told() {
         let run = |gap: f64| Run { seed: 1, facts: [("read_gap_ms".to_owned(), gap)].into(), failed: None };
-        let row = ROWS.iter().find(|row| row.name == "black-hole-direct").unwrap();
+        let row = rows::all().find(|row| row.name == "black-hole-direct").unwrap();
         let well = RowResult { runs: vec![run(60.0), run(70.0), run(249.0)], ..RowResult::default() };
         assert_eq!(missed(row, &well), [""; 0]);
         let slow = RowResult { runs: vec![run(60.0), run(110.0), run(251.0)], ..RowResult::default() };

@@ -74,11 +74,12 @@ pub fn comes_home(stage: &Stage) -> Outcome {
         line["route"] == "use" && line["of"]["tier"] == "LanDirect"
     })?;
     let took = promoted["t"].as_f64().unwrap_or_default() - home;
-    stage.fact("promoted_s", took);
+    stage.fact("promoted_ms", took * 1e3);
     sleep(Duration::from_millis(1_500));
     let cut = town.cut_internet()?;
     sleep(Duration::from_secs(4));
     let end = now();
+    stage.fact("emulator_late_ms", town.lab.report()?.worst_late_ms);
     for kind in ["read", "motion"] {
         stage.fact(&format!("{kind}_gap_ms"), truth::gap_ms(&client.calls(), kind, cut)?.0);
         client.all_well(kind, home, end - 0.5)?;

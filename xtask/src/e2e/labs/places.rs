@@ -35,8 +35,23 @@ impl TwoPaths {
         Self::with(stage, &["one", "two"], Policy::delayed(1))
     }
 
+    /// With a machine that says nothing of what existing ones do not have.
+    pub fn stock(stage: &Stage) -> Result<Self, Box<dyn std::error::Error>> {
+        let options = MachineOptions { arguments: vec!["--no-order".to_owned()], ..MachineOptions::default() };
+        Self::lay(stage, &["one", "two"], Policy::delayed(1), &options)
+    }
+
     /// Only these of the paths, with this policy in both directions of each.
     pub fn with(stage: &Stage, paths: &[&str], policy: Policy) -> Result<Self, Box<dyn std::error::Error>> {
+        Self::lay(stage, paths, policy, &MachineOptions::default())
+    }
+
+    fn lay(
+        stage: &Stage,
+        paths: &[&str],
+        policy: Policy,
+        options: &MachineOptions,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let lab = stage.lab()?;
         let (client, server) = (lab.host("client")?, lab.host("machine")?);
         for path in paths {
@@ -50,7 +65,7 @@ impl TwoPaths {
             lab.capture(&client, "any")?;
         }
         println!("    TCP: {}", client.controller("10.1.0.1")?);
-        let machine = machine(stage, &server)?;
+        let machine = machine_with(stage, &server, options)?;
         let observer = Observer::new(&machine.observed());
         Ok(Self { lab, client, server, machine, observer })
     }
@@ -117,7 +132,8 @@ impl House {
     }
 }
 
-/// A machine on a host, on the port of every machine in a lab. Besides the usual it has a second base, `cart`.
+/// A machine on a host, on the port of every machine in a lab. Besides the usual it has a second base, `cart`, and a sensor `slow` that takes 60 ms
+/// to read.
 pub fn machine(stage: &Stage, host: &Host) -> Result<Machine, Box<dyn std::error::Error>> {
     machine_with(stage, host, &MachineOptions::default())
 }
@@ -131,6 +147,8 @@ pub fn machine_with(
     let mut components = default_components();
     let rows = components.as_array_mut().ok_or("components are a list")?;
     rows.push(serde_json::json!({ "name": "cart", "type": "base", "model": "fake" }));
+    let slow = serde_json::json!({ "takes_ms": 60 });
+    rows.push(serde_json::json!({ "name": "slow", "type": "sensor", "model": "fake", "attributes": slow }));
     let options =
         MachineOptions { components: Some(components), port: Some(PORT), host: Some(host.clone()), ..options.clone() };
     stage.machine(&options)

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::super::Stage;
-use super::places::machine_with;
+use super::places::{PORT, machine_with};
 use crate::Outcome;
 use crate::lab::policy::Policy;
 use crate::lab::{BOTH, Host, Lab, Nat};
@@ -18,6 +18,8 @@ use crate::processes::{KEY, KEY_ID, Machine, MachineOptions, Running};
 pub const CLOUD: &str = "cloud.example";
 /// Its address, where names are looked up too.
 const CLOUD_ADDRESS: &str = "203.0.113.10";
+/// The address of the home's router.
+const HOME_ADDRESS: &str = "203.0.113.1";
 const NAME: &str = "town-main.loc1.viam.cloud";
 const PART_ID: &str = "0d9b4c1e-6a53-4f0e-8f0a-3e6d5b7c9a12";
 const PART_SECRET: &str = "lifeline-end-to-end-secret";
@@ -30,13 +32,28 @@ pub struct Layout {
     pub road: Nat,
     /// Whether the client's device at home works from the beginning. It is there in any case, with its address.
     pub at_home: bool,
+    /// What each router's way to the internet is like, in both directions.
+    pub wan: Policy,
+    /// What the cloud's is like.
+    pub cloud: Policy,
+    /// Whether the home's router lets the machine's port in from the internet, where the machine's name leads to it. The client cannot have it
+    /// from the LAN then, as where a machine's own firewall closes it there.
+    pub open: bool,
     /// Arguments of the machine's.
     pub arguments: Vec<String>,
 }
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { home: Nat::PortRestricted, road: Nat::PortRestricted, at_home: true, arguments: Vec::new() }
+        Self {
+            home: Nat::PortRestricted,
+            road: Nat::PortRestricted,
+            at_home: true,
+            wan: Policy::delayed(10),
+            cloud: Policy::default(),
+            open: false,
+            arguments: Vec::new(),
+        }
     }
 }
 
@@ -72,7 +89,7 @@ impl Town {
         lab.plug(&server, "eth0", "10.1.0.1/24", &indoors)?;
         lab.plug(&client, "eth0", "10.1.0.2/24", &indoors)?;
         lab.plug(&home, "lan", "10.1.0.254/24", &indoors)?;
-        lab.plug(&home, "wan", "203.0.113.1/24", &net)?;
+        lab.plug(&home, "wan", &format!("{HOME_ADDRESS}/24"), &net)?;
         lab.plug(&road, "wan", "203.0.113.2/24", &net)?;
         lab.plug(&internet, "eth0", &format!("{CLOUD_ADDRESS}/24"), &net)?;
         lab.cable("road", (&client, "eth1"), (&road, "lan"))?;
@@ -81,8 +98,9 @@ impl Town {
         server.route("default", "10.1.0.254")?;
         client.route("default", "10.9.0.254")?;
         for wan in ["home-wan", "road-wan"] {
-            lab.set(wan, BOTH, Policy::delayed(10))?;
+            lab.set(wan, BOTH, layout.wan)?;
         }
+        lab.set("cloud-eth0", BOTH, layout.cloud)?;
         if !layout.at_home {
             lab.set("client-eth0", BOTH, Policy::hole())?;
         }
@@ -90,12 +108,19 @@ impl Town {
             router.forward()?;
             router.translate("wan", inside, nat)?;
         }
+        if layout.open {
+            home.let_in("wan", PORT, "10.1.0.1")?;
+            server.nft(&format!(
+                "table ip closed {{\nchain in {{ type filter hook input priority 0; \
+                 ip saddr 10.1.0.2 tcp dport {PORT} reject with tcp reset\n }}\n }}\n"
+            ))?;
+        }
         if stage.soak || std::env::var_os("LIFELINE_CAPTURE").is_some() {
             lab.capture(&client, "any")?;
         }
         lab.resolver(CLOUD_ADDRESS)?;
         println!("    TCP: {}", client.controller(CLOUD_ADDRESS)?);
-        let names = name_server(&internet)?;
+        let names = name_server(&internet, layout.open)?;
         let folder = stage.folder.join("cloud");
         know_each_other(&folder)?;
         let cloud = start_cloud(stage, &internet, &folder)?;
@@ -151,10 +176,13 @@ impl Town {
     }
 }
 
-/// Answers for the cloud's name, and that there are no others.
-fn name_server(host: &Host) -> Result<Running, Box<dyn std::error::Error>> {
+/// Answers for the cloud's name, where the machine's port is open for its as well, and that there are no others.
+fn name_server(host: &Host, open: bool) -> Result<Running, Box<dyn std::error::Error>> {
     let mut command = Command::new("dnsmasq");
     command.args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--user=root", "--conf-file=/dev/null"]);
+    if open {
+        command.arg(format!("--address=/{NAME}/{HOME_ADDRESS}"));
+    }
     command.arg(format!("--address=/{CLOUD}/{CLOUD_ADDRESS}")).args(["--local=/viam.cloud/", "--local=/local/"]);
     host.start("dnsmasq", command.stdin(Stdio::null()).stderr(Stdio::null()))
 }
