@@ -158,6 +158,8 @@ struct Routes {
     names: BTreeMap<String, (u64, mpsc::Sender<Batch>)>,
     /// By the peer's address.
     remotes: BTreeMap<SocketAddr, (u64, mpsc::Sender<Batch>)>,
+    /// By the number of a question to a STUN server, which all connections ask from this one socket.
+    asked: BTreeMap<[u8; 12], (u64, mpsc::Sender<Batch>)>,
     next: u64,
 }
 
@@ -201,6 +203,10 @@ impl Mux {
 
     fn dispatch(&self, local: SocketAddr, remote: SocketAddr, stride: usize, bytes: &[u8]) {
         let mut routes = self.lock();
+        if let Some((_, to)) = answered(bytes).and_then(|question| routes.asked.remove(&question)) {
+            let _ = to.try_send(Batch { local, remote, stride, bytes: Bytes::copy_from_slice(bytes) });
+            return;
+        }
         let named = requested(bytes).and_then(|name| routes.names.get(name).cloned());
         if let Some(route) = &named
             && routes.remotes.get(&remote).is_none_or(|(number, _)| *number != route.0)
@@ -227,7 +233,17 @@ impl Place {
         routes.names.insert(ufrag.to_owned(), route);
     }
 
-    /// This address is asked and will answer: a STUN server, or a peer that we check first.
+    /// This question to a STUN server leaves now: its answer is for this connection, whoever else asks there.
+    pub fn asks(&self, question: &[u8]) {
+        let mut routes = self.mux.lock();
+        let number = question.get(8..20).and_then(|number| number.try_into().ok());
+        let route = routes.names.values().find(|(n, _)| *n == self.number).cloned();
+        if let (Some(number), Some(route)) = (number, route) {
+            routes.asked.insert(number, route);
+        }
+    }
+
+    /// This address is asked and will answer: a peer that we check first.
     pub fn expect(&self, remote: SocketAddr) {
         let mut routes = self.mux.lock();
         if routes.remotes.contains_key(&remote) || routes.remotes.len() >= MAX_REMOTES {
@@ -243,7 +259,14 @@ impl Drop for Place {
         let mut routes = self.mux.lock();
         routes.names.retain(|_, (n, _)| *n != self.number);
         routes.remotes.retain(|_, (n, _)| *n != self.number);
+        routes.asked.retain(|_, (n, _)| *n != self.number);
     }
+}
+
+/// The number of the question that a STUN answer is for.
+fn answered(datagram: &[u8]) -> Option<[u8; 12]> {
+    let answer = matches!(datagram.first_chunk(), Some([1, 1] | [1, 0x11]));
+    datagram.get(8..20).filter(|_| answer)?.try_into().ok()
 }
 
 /// Our user name in a binding request: the part of USERNAME before the colon.
@@ -282,5 +305,31 @@ async fn read(socket: Arc<Socket>, mux: Weak<Mux>) {
         {
             tracing::debug!(%error, "UDP read");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_connection_gets_its_own_answer_of_a_server_that_several_ask() {
+        let mux = Mux::bind(0).expect("bound");
+        let (local, server) = ("10.0.0.1:1".parse().expect("address"), "192.0.2.1:3478".parse().expect("address"));
+        let question = |number: u8| [&[0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42], &[number; 12][..]].concat();
+        let answer = |number: u8| [&[1, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42], &[number; 12][..]].concat();
+        let mut places: Vec<_> = ["a", "b", "c"].map(|name| mux.join(name)).into();
+        for (number, (place, _)) in (1..).zip(&places) {
+            place.asks(&question(number));
+        }
+        drop(places.pop());
+        for number in [3, 2, 1, 1] {
+            mux.dispatch(local, server, 20, &answer(number));
+        }
+        for (number, (_, from)) in (1..).zip(&mut places) {
+            assert_eq!(from.try_recv().expect("answered").bytes, answer(number));
+            assert!(from.try_recv().is_err(), "once");
+        }
+        assert!(mux.lock().asked.is_empty());
     }
 }

@@ -36,9 +36,6 @@ impl Driver {
                 self.gathering.under_way -= 1;
                 for server in servers {
                     if self.wire.socket().reaches(server.ip()) {
-                        if let Wire::Shared(place) = &self.wire {
-                            place.expect(server);
-                        }
                         self.gathering.questions.push(Question::new(server));
                     }
                 }
@@ -69,6 +66,9 @@ impl Driver {
             SocketAddr::V6(_) => SocketAddr::from(([0; 16], 0)),
         };
         for (server, datagram) in due {
+            if let Wire::Shared(place) = &self.wire {
+                place.asks(&datagram);
+            }
             self.send((unspecified(server), server), &datagram);
         }
         let gathering = &mut self.gathering;

@@ -61,6 +61,19 @@ pub fn introduced_at_home(stage: &Stage) -> Outcome {
     introduced.all_well("read", now() - 1.0, now() - 0.3).map(|_| ())
 }
 
+/// Whoever a cloud introduces meets the machine directly, also while others are connected to it.
+pub fn several(stage: &Stage) -> Outcome {
+    let town = Town::new(stage, &Layout { at_home: false, ..Layout::default() })?;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let next = client(stage, &town, &["motion=", "rate=5"])?;
+        expect_tier(&next, "WebRtcDirect", "203.0.113.1:")?;
+        clients.push(next);
+    }
+    sleep(Duration::from_secs(1));
+    clients.iter().try_for_each(|client| client.all_well("read", 0.0, now() - 0.3).map(|_| ()))
+}
+
 /// s64 and the promotion before it: a client that dialled through the internet finds itself on its machine's LAN, is on it within a second, and
 /// notices nothing when the internet is cut.
 pub fn comes_home(stage: &Stage) -> Outcome {

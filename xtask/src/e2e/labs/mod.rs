@@ -52,6 +52,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         by_cloud::leaves_home,
         "where the first way out is relayed it is let go as long as the silent link is kept: a relayed one stands by only where that is asked for",
     ),
+    lab("routes", "every_client_of_a_cloud_meets_the_machine_directly", by_cloud::several),
     lab("routes", "nothing_passes_but_the_relay", by_cloud::relay_only),
     lab("routes", "symmetric_translators_at_both_ends", by_cloud::symmetric_at_both_ends),
     lab("routes", "the_cloud_restarts_while_driving", by_cloud::cloud_restarts),
