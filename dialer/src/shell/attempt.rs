@@ -12,6 +12,7 @@ use transport::webrtc::{self, CallStage, Control, IcePolicy, PeerOptions, TurnFi
 use transport::{Address, ConnectOptions, Lane, Link, LinkId, Security, Target};
 
 use super::Input;
+use super::warm::{Warm, answered};
 use crate::agent::{Attempt, Failure, Route, Signaler, Stage};
 use crate::carrier::Carrier;
 use crate::options::{Admit, Admitted, Whom};
@@ -34,6 +35,8 @@ pub(super) struct Maker {
     /// What WebRTC connections may use.
     pub ice: IcePolicy,
     pub turn: TurnFilter,
+    /// The way to a signaling service that is known to lead there.
+    pub warm: Warm,
 }
 
 /// A link that was made, what lets calls in, and the orders for a peer connection below it.
@@ -101,6 +104,15 @@ impl Maker {
         route: &Route,
         inputs: &mpsc::UnboundedSender<Input>,
     ) -> Result<Made, Failure> {
+        if let Route::WebRtc(signaler) = route
+            && let Some((link, admitted)) = self.warm.take(signaler)
+        {
+            let called = self.call(attempt, signaler, link.clone(), admitted, inputs);
+            if let Some(made) = answered(&link, called).await {
+                return made;
+            }
+            link.sever("what was kept does not answer");
+        }
         let fail = |stage, message| Failure { stage, verdict: false, message };
         let targets = self.targets(route).await.map_err(|message| fail(Stage::Tls, message))?;
         let options = ConnectOptions { tcp_timeout: self.timeout, handshake_timeout: self.timeout };
@@ -141,7 +153,8 @@ impl Maker {
 }
 
 impl Maker {
-    /// Has a signaling service, to which `signaling` leads, arrange a peer connection. The link to it ends with the arrangement.
+    /// Has a signaling service, to which `signaling` leads, arrange a peer connection. The link to it ends with the arrangement, or is kept for the
+    /// next where it leads to a service for many machines.
     async fn call(
         &self,
         attempt: Attempt,
@@ -179,7 +192,10 @@ impl Maker {
             called = webrtc::call(service(&admitted), host, &options, &mut stages).await;
         }
         // The service hears the rest of the arrangement in order.
-        signaling.close();
+        match signaler {
+            Signaler::Cloud { .. } if called.is_ok() => self.warm.keep(signaler, signaling, admitted.clone()),
+            _ => signaling.close(),
+        }
         let called = called.map_err(|error| {
             let stage = match error.stage {
                 CallStage::Gather | CallStage::Signaling => Stage::Signaling,

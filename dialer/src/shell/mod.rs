@@ -6,6 +6,7 @@ mod homes;
 mod network;
 mod outputs;
 mod sources;
+mod warm;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -32,6 +33,7 @@ use attempt::{Made, Maker, Tls};
 use changes::Changes;
 use network::{Network, SleepWatch};
 use sources::{Remembering, Sources};
+use warm::Warm;
 
 /// How often the meters are read while there is traffic: a quarter of the shortest silence.
 const TICK: Duration = Duration::from_millis(5);
@@ -127,7 +129,15 @@ impl Dialer {
             MachineAddress::Socket(_) | MachineAddress::Unix(_) => options.tls_name.clone(),
         };
         let (ice, turn) = (options.ice, options.turn);
-        let maker = Arc::new(Maker { admit, tls, timeout: options.policy.dial_timeout, host, ice, turn });
+        let maker = Arc::new(Maker {
+            admit,
+            tls,
+            timeout: options.policy.dial_timeout,
+            host,
+            ice,
+            turn,
+            warm: Warm::default(),
+        });
         if let Some(tls) = &maker.tls {
             // While the addresses are looked for; a handshake that comes first waits for it.
             tls.trust.read_ahead();
@@ -278,7 +288,10 @@ impl Task {
             Told::Beat(link, answered) => self.agent.handle_beat(link, answered, now),
             Told::Validated(link, what) => self.agent.handle_validated(link, what, now),
             Told::Standby(policy) => self.agent.set_standby(policy, now),
-            Told::NetworkChanged => self.agent.handle_network_changed(NetChange::Changed, now),
+            Told::NetworkChanged => {
+                self.maker.warm.forget();
+                self.agent.handle_network_changed(NetChange::Changed, now);
+            }
             Told::Close(_) => {}
         }
     }
@@ -414,6 +427,9 @@ impl Task {
         }
         if !changes.is_empty() && self.listening.is_some() {
             self.listen(true);
+        }
+        if !changes.is_empty() {
+            self.maker.warm.forget();
         }
         for change in changes {
             tracing::debug!(?change, "the network changed");

@@ -11,6 +11,8 @@ pub struct Proxy {
     pub address: SocketAddr,
     up: watch::Sender<bool>,
     down: watch::Sender<bool>,
+    /// Connections that were made before are forgotten so often.
+    forgotten: watch::Sender<u32>,
 }
 
 impl Proxy {
@@ -18,6 +20,8 @@ impl Proxy {
         let listener = TcpListener::bind((on, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (up, down) = (watch::Sender::new(false), watch::Sender::new(false));
+        let forgotten = watch::Sender::new(0);
+        let forgets = forgotten.subscribe();
         let (stalled_up, stalled_down) = (up.subscribe(), down.subscribe());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -25,11 +29,19 @@ impl Proxy {
                 client.set_nodelay(true).unwrap();
                 server.set_nodelay(true).unwrap();
                 let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-                tokio::spawn(forward(from_client, to_server, stalled_up.clone()));
-                tokio::spawn(forward(from_server, to_client, stalled_down.clone()));
+                let mut forgets = forgets.clone();
+                forgets.mark_unchanged();
+                let (up, down) = (stalled_up.clone(), stalled_down.clone());
+                tokio::spawn(until_forgotten(forward(from_client, to_server, up), forgets.clone()));
+                tokio::spawn(until_forgotten(forward(from_server, to_client, down), forgets));
             }
         });
-        Self { address, up, down }
+        Self { address, up, down, forgotten }
+    }
+
+    /// What goes over the connections that there are vanishes from now on, as behind a translator that lost them. New ones work.
+    pub fn forget(&self) {
+        self.forgotten.send_modify(|times| *times += 1);
     }
 
     /// Nothing reaches the machine any more.
@@ -46,6 +58,18 @@ impl Proxy {
     pub fn release(&self) {
         self.up.send_replace(false);
         self.down.send_replace(false);
+    }
+}
+
+/// Carries nothing any more once it is forgotten, and keeps both ends open.
+async fn until_forgotten(carrying: impl Future<Output = ()>, mut forgets: watch::Receiver<u32>) {
+    tokio::pin!(carrying);
+    tokio::select! {
+        () = &mut carrying => {}
+        changed = forgets.changed() => match changed {
+            Ok(()) => std::future::pending().await,
+            Err(_) => carrying.await,
+        },
     }
 }
 

@@ -4,6 +4,7 @@
 mod signaling;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -19,17 +20,20 @@ use transport::webrtc::{AnswerOptions, answer};
 use self::signaling::Signaling;
 use super::dial::certificate;
 use super::machine::*;
+use super::proxy::Proxy;
 use crate::agent::Tier;
 use crate::*;
 
 const NAME: &str = "m-main.loc1.viam.cloud";
 const CLOUD: &str = "localhost";
 
-/// Lets every link in with a token.
-struct Token;
+/// Lets every link in with a token, and counts them.
+#[derive(Clone, Default)]
+struct Token(Arc<AtomicUsize>);
 
 impl Admit for Token {
     fn admit<'a>(&'a self, _: &'a Link, _: Whom<'a>) -> BoxFuture<'a, Result<Admitted, Refusal>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
         let authorization = Some(HeaderValue::from_static("Bearer token"));
         Box::pin(async move { Ok(Admitted { authorization, ..Admitted::default() }) })
     }
@@ -39,6 +43,8 @@ struct Lab {
     script: Arc<Script>,
     signaling: Signaling,
     options: DialOptions,
+    /// The way to the signaling service.
+    way: Proxy,
     down: CancellationToken,
 }
 
@@ -68,7 +74,8 @@ impl Lab {
         let (chain, private) = certificate(CLOUD);
         let tls = transport::tls::server_config(chain.as_bytes(), private.as_bytes()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let way = Proxy::to(listener.local_addr().unwrap(), "127.0.0.1").await;
+        let port = way.address.port();
         let front = tonic::service::Routes::new(SignalingServiceServer::new(signaling.clone()));
         let serve = ServeOptions { tls: Some(tls), ..ServeOptions::default() };
         tokio::spawn(transport::serve::serve(Listener::Tcp(listener), front, serve, |_| {}, down.clone()));
@@ -76,7 +83,7 @@ impl Lab {
         let finder = discovery::FinderOptions { mdns: false, dns: false, memory: None, ..Default::default() };
         let cloud = Some((CLOUD.to_owned(), port));
         let options = DialOptions { trust, finder, cloud, ..DialOptions::new(NAME.parse().unwrap()) };
-        Self { script, signaling, options, down }
+        Self { script, signaling, options, way, down }
     }
 }
 
@@ -84,7 +91,7 @@ impl Lab {
 async fn a_machine_is_found_by_name_through_a_cloud_and_its_calls_carry_no_token_of_the_clouds() {
     let mut lab = Lab::start().await;
     let options = std::mem::replace(&mut lab.options, DialOptions::new(NAME.parse().unwrap()));
-    let (channel, switch) = Dialer::start(options, Arc::new(Token));
+    let (channel, switch) = Dialer::start(options, Arc::new(Token::default()));
     let link = tokio::time::timeout(LIMIT, switch.first_link()).await.expect("in time").unwrap();
     assert_eq!(link.tier, Tier::LanWebRtc, "both ends are on this host: {link:?}");
     assert!(link.route.starts_with("WebRTC by localhost"), "{}", link.route);
@@ -95,6 +102,51 @@ async fn a_machine_is_found_by_name_through_a_cloud_and_its_calls_carry_no_token
     let stages: Vec<_> = record.tries[0].stages.iter().map(|(stage, _)| *stage).collect();
     use agent::Stage::*;
     assert_eq!(stages, [Tcp, Tls, Http2, Auth, Signaling, Ice, Dtls, Channel]);
+}
+
+/// The stages of the dial that led to the next link.
+async fn stages_of_the_next(events: &mut tokio::sync::broadcast::Receiver<RouteEvent>) -> Vec<agent::Stage> {
+    let next = async {
+        loop {
+            if let RouteEvent::Use(_, record) = events.recv().await.unwrap() {
+                return record.tries.last().unwrap().stages.iter().map(|(stage, _)| *stage).collect();
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, next).await.expect("in time")
+}
+
+#[tokio::test]
+async fn a_lost_peer_connection_is_arranged_anew_over_the_way_to_the_cloud_that_was_kept() {
+    let mut lab = Lab::start().await;
+    let options = std::mem::replace(&mut lab.options, DialOptions::new(NAME.parse().unwrap()));
+    let token = Token::default();
+    let (channel, switch) = Dialer::start(options, Arc::new(token.clone()));
+    tokio::time::timeout(LIMIT, switch.first_link()).await.expect("in time").unwrap();
+    let mut events = switch.events();
+    use agent::Stage::*;
+    for _ in 0..3 {
+        switch.abort(switch.current().expect("connected").id);
+        assert_eq!(stages_of_the_next(&mut events).await, [Signaling, Ice, Dtls, Channel]);
+        call(&channel, request(READ)).await.unwrap();
+    }
+    assert_eq!(token.0.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_kept_way_to_the_cloud_that_died_silently_is_made_anew() {
+    let mut lab = Lab::start().await;
+    let options = std::mem::replace(&mut lab.options, DialOptions::new(NAME.parse().unwrap()));
+    let token = Token::default();
+    let (channel, switch) = Dialer::start(options, Arc::new(token.clone()));
+    tokio::time::timeout(LIMIT, switch.first_link()).await.expect("in time").unwrap();
+    let mut events = switch.events();
+    lab.way.forget();
+    switch.abort(switch.current().expect("connected").id);
+    use agent::Stage::*;
+    assert_eq!(stages_of_the_next(&mut events).await, [Tcp, Tls, Http2, Auth, Signaling, Ice, Dtls, Channel]);
+    call(&channel, request(READ)).await.unwrap();
+    assert_eq!(token.0.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test]
