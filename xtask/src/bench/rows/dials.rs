@@ -1,6 +1,7 @@
 //! Dials, and what becomes of them once a better way is there.
 
 use std::net::TcpStream;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::judge::wander;
@@ -12,6 +13,7 @@ use crate::e2e::labs::driver::Driver;
 use crate::e2e::labs::places::{PORT, TwoPaths};
 use crate::e2e::labs::town::{CLOUD, Layout, Town};
 use crate::lab::policy::Policy;
+use crate::observer::now;
 
 pub const ROWS: &[Row] = &[
     row(
@@ -36,8 +38,15 @@ pub const ROWS: &[Row] = &[
         3,
     ),
     row(
+        "cloud-dial-warm",
+        "the same again after the peer connection died: the way to the cloud is kept",
+        cloud_dial_warm,
+        &[middle("dial_ms", 400.0)],
+        8,
+    ),
+    row(
         "relay-only",
-        "the same, nothing passes but the cloud's relay: first call answered",
+        "the dial through a cloud, nothing passes but the cloud's relay: first call answered",
         relay_only,
         &[middle("first_answer_ms", 1_200.0), told("dial_ms")],
         3,
@@ -93,6 +102,26 @@ fn abroad(stage: &Stage) -> Result<Town, Box<dyn std::error::Error>> {
 
 fn cloud_dial(stage: &Stage) -> Outcome {
     dial(stage, &abroad(stage)?, "WebRtcDirect")
+}
+
+/// The peer connection's path dies in silence, and another one between other ports works.
+fn cloud_dial_warm(stage: &Stage) -> Outcome {
+    let town = abroad(stage)?;
+    let client = by_cloud::client(stage, &town, &["motion=", "standby=never"])?;
+    wander(stage, 1_500);
+    town.lab.report()?;
+    let cut = now();
+    town.close_ports()?;
+    let hunting = client.wait("detection", cut, Duration::from_secs(5), |line| line["route"] == "hunting")?;
+    let used = client.wait("a new connection", cut, Duration::from_secs(5), |line| line["route"] == "use")?;
+    sleep(Duration::from_millis(500));
+    stage.fact("emulator_late_ms", town.lab.report()?.worst_late_ms);
+    let time = |line: &serde_json::Value| line["t"].as_f64().ok_or("a line without a time");
+    stage.fact("dial_ms", (time(&used)? - time(&hunting)?) * 1e3);
+    if used["of"]["tier"] != "WebRtcDirect" {
+        return Err(format!("it went over {used}").into());
+    }
+    client.all_well("read", cut - 0.5, now() - 0.4).map(|_| ())
 }
 
 fn relay_only(stage: &Stage) -> Outcome {

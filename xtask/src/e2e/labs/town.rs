@@ -67,6 +67,8 @@ pub struct Town {
     pub client: Host,
     /// The home's router.
     pub home: Host,
+    /// The road's.
+    pub road: Host,
     /// Where the cloud runs.
     pub internet: Host,
     /// The machine, registered at the cloud.
@@ -135,7 +137,7 @@ impl Town {
         fs::write(&both, [fs::read(machine.ca())?, fs::read(folder.join("ca.pem"))?].concat())?;
         machine.trusted = Some(both);
         let observer = Observer::new(&machine.observed());
-        let town = Self { lab, client, home, internet, machine, observer, cloud, folder, _names: names };
+        let town = Self { lab, client, home, road, internet, machine, observer, cloud, folder, _names: names };
         town.registered(1)?;
         Ok(town)
     }
@@ -164,6 +166,20 @@ impl Town {
     pub fn cut_internet(&self) -> Result<f64, Box<dyn std::error::Error>> {
         self.lab.set("home-wan", BOTH, Policy::hole())?;
         self.lab.set("road-wan", BOTH, Policy::hole())
+    }
+
+    /// From now on nothing passes on the road to or from the UDP ports that the client uses.
+    pub fn close_ports(&self) -> Outcome {
+        let read = |table: &str| fs::read_to_string(format!("/proc/thread-self/net/{table}"));
+        let sockets = self.client.inside(|| Ok::<_, std::io::Error>([read("udp")?, read("udp6")?].concat()))??;
+        // Second column: the address and port of our end, in hexadecimal. The tables' heads have none there.
+        let local = sockets.lines().filter_map(|line| line.split_whitespace().nth(1)?.split_once(':'));
+        let ports = local.map(|(_, port)| u16::from_str_radix(port, 16).map(|port| port.to_string()));
+        let ports = ports.collect::<Result<Vec<String>, _>>()?.join(", ");
+        self.road.nft(&format!(
+            "table ip ports {{\nchain closed {{ type filter hook forward priority -10; \
+             udp sport {{ {ports} }} drop\n udp dport {{ {ports} }} drop\n }}\n }}\n"
+        ))
     }
 
     /// Nothing but what goes by way of the cloud's host passes between the routers: no pair but a relayed one works.
