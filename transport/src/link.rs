@@ -121,6 +121,8 @@ pub(crate) trait Carrier: Send + Sync {
     fn severed(&self) -> Option<&'static str>;
     /// How long sent data may stay unacknowledged.
     fn bound_silence(&self, bound: Duration);
+    /// How long the peer may say nothing at all, though nothing was sent.
+    fn watch_silence(&self, bound: Duration);
     /// How long the way is by now.
     fn set_round_trip(&self, round_trip: Duration);
     /// An orderly end is near: what is queued is to arrive.
@@ -305,6 +307,13 @@ impl Link {
     pub fn hold(&self, window: Option<Duration>) {
         let bound = window.map_or(IDLE_USER_TIMEOUT, |w| (2 * w).max(MIN_HELD_USER_TIMEOUT));
         self.0.carrier.bound_silence(bound);
+    }
+
+    /// Ends the connection where the machine says nothing for about `bound` (at least 2 s), not even that it is there: it is asked after half of
+    /// that, below HTTP/2 (TCP keep-alive), which no server counts as an abuse. For connections that wait for what the other end says first.
+    pub fn watch_silence(&self, bound: Duration) {
+        self.0.carrier.bound_silence(bound);
+        self.0.carrier.watch_silence(bound);
     }
 
     /// How long the way is by now, at its best: over a long one TCP's small packets are spread, so that beats do not wait for its window.

@@ -144,14 +144,14 @@ impl Cord {
     }
 
     /// Asks a silent peer whether it is still there (TCP keep-alive), so that a loss nobody tells of is found out within `bound`, the
-    /// connection's user timeout: that alone looks only while something is unacknowledged.
-    #[cfg(feature = "server")]
+    /// connection's user timeout: that alone looks only while something is unacknowledged. It asks after half of the bound.
     pub(crate) fn set_keepalive(&self, bound: Duration) {
         let guard = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Socket::Tcp(tcp)) = guard.as_ref() {
             // Seconds are the finest that the kernel takes.
-            let every = (bound / 4).max(Duration::from_secs(1));
-            let keepalive = socket2::TcpKeepalive::new().with_time(every).with_interval(every);
+            let least = Duration::from_secs(1);
+            let (first, again) = ((bound / 2).max(least), (bound / 4).max(least));
+            let keepalive = socket2::TcpKeepalive::new().with_time(first).with_interval(again);
             if let Err(error) = SockRef::from(tcp).set_tcp_keepalive(&keepalive) {
                 tracing::debug!(%error, "keep-alive not set");
             }

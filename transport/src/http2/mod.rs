@@ -175,6 +175,10 @@ impl Carrier for Http2 {
         self.cord.set_user_timeout(bound);
     }
 
+    fn watch_silence(&self, bound: Duration) {
+        self.cord.set_keepalive(bound);
+    }
+
     fn set_round_trip(&self, round_trip: Duration) {
         self.cord.set_round_trip(round_trip);
     }

@@ -23,9 +23,10 @@ use super::options::PeerOptions;
 const MAX_HOSTS: usize = 5;
 /// A service that has sent heartbeats and stops is gone; it sends one every 15 s.
 const SILENCE: Duration = Duration::from_secs(50);
-/// The first wait after a failure; it doubles, with jitter, up to [`LONGEST`].
+/// The first wait after a failure; it doubles, with jitter, up to [`LONGEST`]: with the 2 s that an attempt may wait for a packet to be repeated,
+/// a machine is there again within 5 s of its service.
 const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_secs(2);
 /// A stream that lived so long did not fail at once: the next one follows without a wait.
 const LIVED: Duration = Duration::from_secs(5);
 /// Without trickle the answer waits for candidates at most so long.
@@ -66,7 +67,7 @@ impl Default for AnswerOptions {
 }
 
 /// Answers offers for `hosts` (one to five names) that come through `signaling`, until it is dropped. `on_peer` gets each caller
-/// whose channel is open; it must not block. Errors of the service are waited out, with jitter, at most 5 s each; for several services
+/// whose channel is open; it must not block. Errors of the service are waited out, with jitter, at most 2 s each; for several services
 /// run several of these with the same options.
 ///
 /// # Errors

@@ -72,6 +72,9 @@ impl Carrier for WebRtc {
     /// The peer connection judges silence by itself, and sooner.
     fn bound_silence(&self, _: Duration) {}
 
+    /// It asks all the time, by itself.
+    fn watch_silence(&self, _: Duration) {}
+
     /// It measures its own pairs, and bounds what is unacknowledged by that.
     fn set_round_trip(&self, _: Duration) {}
 

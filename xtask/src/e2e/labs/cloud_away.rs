@@ -80,10 +80,14 @@ pub fn killed(stage: &Stage) -> Outcome {
     back(stage, &place, "killed")
 }
 
-/// The machine was registered, and everything on the way to its cloud vanishes.
+/// The machine was registered, and everything on the way to its cloud vanishes: for shorter than anybody waits, then for longer.
 pub fn vanished(stage: &Stage) -> Outcome {
     let mut place = Place::new(stage)?;
     let machine = registered(stage, &mut place)?;
+    place.lab.set("wan", BOTH, Policy::hole())?;
+    sleep(Duration::from_secs(4));
+    mend(&place)?;
+    back(stage, &place, "vanished_for_4_s")?;
     place.lab.set("wan", BOTH, Policy::hole())?;
     measure(stage, &machine, "vanished", long(stage))?;
     mend(&place)?;
