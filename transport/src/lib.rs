@@ -4,6 +4,7 @@
 //! [`Link::closed`]. [`direct::connect`] makes one over TCP, with or without TLS, or over a Unix socket; the machine's end is
 //! [`serve`] (feature `server`).
 
+mod backlog;
 mod body;
 mod clearance;
 mod clock;

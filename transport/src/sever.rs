@@ -3,22 +3,26 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::backlog::Backlog;
 use crate::clearance::Clearance;
 use crate::pace::{Leaves, Pace};
 
 /// What is written this soon after [`Cord::hurry`] is what was meant: the connection's task encodes it first.
 const HURRY: Duration = Duration::from_millis(5);
+
+/// Nothing is added to what was written (Linux: a packet of its own).
+const MSG_EOR: i32 = 0x80;
 
 /// The two kinds of sockets a direct link runs on.
 #[derive(Debug)]
@@ -68,6 +72,31 @@ impl Socket {
     #[cfg(not(target_os = "linux"))]
     pub(crate) fn limit_unsent(&self, _: u32) {}
 
+    /// The kernel holds at most about this many bytes that were not acknowledged (SO_SNDBUF; Linux allows twice of what it is told, for what it adds to
+    /// each packet). Where it may not hold so much, as much as it may.
+    fn limit_unacknowledged(&self, bytes: usize) {
+        let allowed = if cfg!(target_os = "linux") { bytes / 2 } else { bytes };
+        if let Self::Tcp(tcp) = self
+            && let Err(error) = SockRef::from(tcp).set_send_buffer_size(allowed)
+        {
+            tracing::debug!(%error, "SO_SNDBUF not set");
+        }
+    }
+
+    /// Writes what stays apart in the kernel's queue, so that it is asked each time whether it may hold more: what it is given otherwise it adds to the last
+    /// packet that waits there, up to 64 KiB, whatever its bounds are.
+    fn poll_write_apart(&self, cx: &mut Context<'_>, data: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let Self::Tcp(tcp) = self else { return Poll::Ready(Err(io::ErrorKind::Unsupported.into())) };
+        loop {
+            std::task::ready!(tcp.poll_write_ready(cx))?;
+            let sent = tcp.try_io(Interest::WRITABLE, || SockRef::from(tcp).send_vectored_with_flags(data, MSG_EOR));
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
     pub(crate) fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
         match self {
             Self::Tcp(s) => (s.local_addr().ok(), s.peer_addr().ok()),
@@ -92,6 +121,12 @@ pub(crate) struct Cord {
     written: AtomicU64,
     /// Whether the socket takes what is written.
     clearance: Clearance,
+    /// What the kernel may hold, where the way is thin.
+    backlog: Mutex<Backlog>,
+    /// Writes are told to `backlog`.
+    sampling: AtomicBool,
+    /// How long a piece of a large message may be.
+    longest: AtomicUsize,
     /// How small packets leave, where the way is long.
     pace: Mutex<Option<Pace>>,
     paced: AtomicBool,
@@ -202,10 +237,12 @@ impl Cord {
 
     /// How long the way is: over a long one small packets are spread.
     pub(crate) fn set_round_trip(&self, round_trip: Duration) {
+        let now = Instant::now();
+        self.backlog.lock().unwrap_or_else(PoisonError::into_inner).handle_round_trip(round_trip, now);
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *pace {
             Some(pace) => pace.set_round_trip(round_trip),
-            None => *pace = Pace::of(round_trip, Instant::now()),
+            None => *pace = Pace::of(round_trip, now),
         }
         self.paced.store(pace.is_some(), Ordering::Release);
     }
@@ -250,12 +287,53 @@ impl Cord {
             }
             done
         });
-        self.clearance.note(done.is_ready());
+        self.clearance.note(match &done {
+            Poll::Ready(written) => Some(*written.as_ref().unwrap_or(&0)),
+            Poll::Pending => None,
+        });
+        self.watch_backlog(&done);
         if let Poll::Ready(Ok(written)) = done {
             let _ = self.wrote.get_or_init(Instant::now);
             self.written.fetch_add(written as u64, Ordering::Relaxed);
         }
         done
+    }
+
+    /// Bounds what the kernel holds where the way is found to be thin.
+    fn watch_backlog(&self, done: &Poll<io::Result<usize>>) {
+        let news = match done {
+            // Most sockets are never full, and pay nothing.
+            Poll::Ready(_) if !self.sampling.load(Ordering::Relaxed) => return,
+            Poll::Ready(Ok(written)) => Some(*written),
+            Poll::Ready(Err(_)) => return,
+            Poll::Pending => None,
+        };
+        let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
+        let allowed = match news {
+            Some(written) => {
+                backlog.handle_taken(written, Instant::now());
+                None
+            }
+            None => backlog.handle_full(Instant::now()),
+        };
+        self.sampling.store(backlog.is_sampling(), Ordering::Relaxed);
+        let Some(allowed) = allowed else { return };
+        self.longest.store(backlog.longest(), Ordering::Relaxed);
+        drop(backlog);
+        tracing::debug!(allowed, "what a thin way may hold");
+        if let Some(socket) = self.socket.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            socket.limit_unacknowledged(allowed);
+        }
+    }
+
+    /// How long a piece of a large message may be, in bytes, so that what comes after it is not late for its sake.
+    pub(crate) fn longest(&self) -> usize {
+        self.longest.load(Ordering::Relaxed)
+    }
+
+    /// Whether what the kernel holds is bounded.
+    fn is_thin(&self) -> bool {
+        cfg!(target_os = "linux") && self.longest() < usize::MAX
     }
 
     /// What was gathered leaves.
@@ -295,6 +373,9 @@ impl Severable {
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
             clearance: Clearance::default(),
+            backlog: Mutex::default(),
+            sampling: AtomicBool::new(false),
+            longest: AtomicUsize::new(usize::MAX),
             pace: Mutex::new(None),
             paced: AtomicBool::new(false),
             hurried: AtomicU64::new(0),
@@ -338,6 +419,7 @@ impl AsyncWrite for Severable {
         let cord = &self.0;
         cord.writer.register(cx.waker());
         cord.write(|socket| match socket {
+            Socket::Tcp(_) if cord.is_thin() => socket.poll_write_apart(cx, &[io::IoSlice::new(data)]),
             Socket::Tcp(s) => Pin::new(s).poll_write(cx, data),
             Socket::Unix(s) => Pin::new(s).poll_write(cx, data),
         })
@@ -351,6 +433,7 @@ impl AsyncWrite for Severable {
         let cord = &self.0;
         cord.writer.register(cx.waker());
         cord.write(|socket| match socket {
+            Socket::Tcp(_) if cord.is_thin() => socket.poll_write_apart(cx, data),
             Socket::Tcp(s) => Pin::new(s).poll_write_vectored(cx, data),
             Socket::Unix(s) => Pin::new(s).poll_write_vectored(cx, data),
         })

@@ -146,7 +146,7 @@ impl Carrier for Http2 {
                     let _ = stream.send_data(message, true);
                     None
                 }
-                Outgoing::Pieces(pieces) => Some(Pump::start(&runtime, stream, pieces)),
+                Outgoing::Pieces(pieces) => Some(Pump::start(&runtime, stream, pieces, cord.clone())),
             };
             match answer(response, turn).await {
                 Ok(response) => {

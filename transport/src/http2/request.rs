@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 
 use crate::Body;
 use crate::link::CallError;
+use crate::sever::Cord;
 
 /// The most bytes of a request body that are handed to HTTP/2 at once. A frame cannot be interrupted: at 2 Mbit/s one
 /// of this size holds a Stop back for 65 ms, one of 1 MiB for 4 s.
@@ -77,9 +78,10 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    pub fn start(runtime: &Handle, stream: SendStream<Bytes>, pieces: Pieces) -> Self {
+    /// Pieces are as short as `cord` says at the time.
+    pub fn start(runtime: &Handle, stream: SendStream<Bytes>, pieces: Pieces, cord: Arc<Cord>) -> Self {
         let begun = Arc::new(AtomicBool::new(false));
-        let task = runtime.spawn(send(stream, pieces, begun.clone())).abort_handle();
+        let task = runtime.spawn(send(stream, pieces, begun.clone(), cord)).abort_handle();
         Self { task, begun }
     }
 
@@ -95,11 +97,11 @@ impl Drop for Pump {
     }
 }
 
-async fn send(mut stream: SendStream<Bytes>, pieces: Pieces, begun: Arc<AtomicBool>) {
+async fn send(mut stream: SendStream<Bytes>, pieces: Pieces, begun: Arc<AtomicBool>, cord: Arc<Cord>) {
     let Pieces { mut first, mut trailers, mut rest } = pieces;
     loop {
         while !first.is_empty() {
-            let piece = CUT.min(first.len());
+            let piece = CUT.min(cord.longest()).min(first.len());
             stream.reserve_capacity(piece);
             // The peer's windows decide how much of it goes now; none, or an error, is the stream's end.
             let Some(Ok(room)) = poll_fn(|cx| stream.poll_capacity(cx)).await else { return };

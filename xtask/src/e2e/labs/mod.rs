@@ -95,12 +95,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     lab("offline", "two_segments_without_multicast_or_internet", wan::run),
     lab("offline", "two_segments_and_the_name_server_gone_too", wan::remembered),
     lab("routes", "images_over_a_thin_direct_link", thin::direct_down),
-    owed(
-        "routes",
-        "uploads_over_a_thin_direct_link",
-        thin::direct_up,
-        "the session stays, but half of the calls wait for more than half a second: one TCP connection carries both, and fills the link's queue",
-    ),
+    lab("routes", "uploads_over_a_thin_direct_link", thin::direct_up),
     lab("routes", "images_over_a_thin_webrtc_link", thin::webrtc_down),
     lab("routes", "uploads_over_a_thin_webrtc_link", thin::webrtc_up),
     lab("cloud", "a_machine_whose_cloud_was_never_there_rests", cloud_away::never_there),
