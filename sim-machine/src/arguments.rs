@@ -57,7 +57,8 @@ pub struct Arguments {
     /// Takes no calls over WebRTC.
     #[arg(long)]
     pub no_webrtc: bool,
-    /// Says nothing of what existing machines do not have, the order of commands and its process: clients treat it as one of them.
+    /// Says nothing of what existing machines do not have, the order of commands, its process, and one handshake less over
+    /// WebRTC: clients treat it as one of them.
     #[arg(long)]
     pub no_order: bool,
     /// Does not answer on local networks.

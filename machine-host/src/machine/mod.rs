@@ -104,8 +104,8 @@ pub struct MachineOptions {
     pub webrtc_port: u16,
     /// The cloud that it registers with. Default none.
     pub cloud: Option<CloudAccount>,
-    /// Whether clients are told what existing machines do not have: that commands are kept in order, and which process answers. Default
-    /// true. Without it they treat the machine as an existing one: nothing is sent twice, and commands whose route dies may fail.
+    /// Whether clients are told what existing machines do not have: that commands are kept in order, which process answers, and how peer
+    /// connections need one handshake less. Default true. Without it they treat the machine as an existing one: nothing is sent twice, and commands whose route dies may fail.
     pub order: bool,
     /// The program's version, for GetVersion.
     pub version: String,

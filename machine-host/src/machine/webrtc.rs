@@ -91,7 +91,8 @@ impl Answerers {
         let port = options.webrtc_port;
         let mux = Mux::bind(port).map_err(|e| MachineError::Listen(format!("UDP port {port} (WebRTC)"), e))?;
         tracing::info!(port = mux.port(), "WebRTC on UDP");
-        let peer = PeerOptions { socket: SocketChoice::Shared(mux), ..PeerOptions::default() };
+        let sctp_init = machine.0.options.order;
+        let peer = PeerOptions { socket: SocketChoice::Shared(mux), sctp_init, ..PeerOptions::default() };
         let answering = AnswerOptions { peer, ..AnswerOptions::default() };
         let name = machine.0.name.to_string();
         let serving = Serving { machine: machine.clone(), shutdown: shutdown.clone() };

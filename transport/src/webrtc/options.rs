@@ -139,6 +139,8 @@ pub struct PeerOptions {
     pub trickle: bool,
     /// Where packets leave from. Default a socket of its own.
     pub socket: SocketChoice,
+    /// Whether descriptions tell of the SCTP association, which then needs no handshake where both do. Default true: existing peers pass over it.
+    pub sctp_init: bool,
     /// Whether loopback addresses are candidates. Default true.
     pub loopback: bool,
     /// Trust for TURN over TLS; without it such servers are passed over.
@@ -155,6 +157,7 @@ impl Default for PeerOptions {
             turn: TurnFilter::default(),
             trickle: true,
             socket: SocketChoice::Ephemeral,
+            sctp_init: true,
             loopback: true,
             turn_tls: None,
             timeout: Duration::from_secs(10),

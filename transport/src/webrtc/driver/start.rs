@@ -40,6 +40,9 @@ fn start(
 ) -> Result<(Connection, Description), OpenError> {
     let now = Instant::now();
     let mut peer = Str0m::new(role, now)?;
+    if !options.sctp_init {
+        peer.make_handshakes();
+    }
     let (wire, shared) = match &options.socket {
         SocketChoice::Ephemeral => (Wire::Own(Socket::bind(0)?), None),
         SocketChoice::Shared(mux) => {

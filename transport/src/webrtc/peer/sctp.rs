@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crc::{CRC_32_ISCSI, Crc, Table};
 use sctp_proto::{
     Association, AssociationHandle, ClientConfig, DatagramEvent, Endpoint, EndpointConfig, Event, Payload,
-    PayloadProtocolIdentifier as Ppi, ServerConfig, Stream, TransportConfig,
+    PayloadProtocolIdentifier as Ppi, ServerConfig, Stream, TransportConfig, generate_snap_token,
 };
 
 use super::super::channel::MAX_PACKET;
@@ -48,6 +48,9 @@ pub(super) enum Told {
 pub(super) struct Sctp {
     endpoint: Endpoint,
     association: Option<(AssociationHandle, Association)>,
+    /// What both sides' descriptions tell of the association, instead of a handshake.
+    inits: [Option<Bytes>; 2],
+    tells: bool,
     open: bool,
     max_message: u32,
     received: u32,
@@ -107,7 +110,15 @@ impl Sctp {
         let mut server = ServerConfig::default();
         server.transport = transport();
         let endpoint = Endpoint::new(Arc::new(config), Some(Arc::new(server)));
-        Self { endpoint, association: None, open: false, max_message: MAX_PACKET as u32, received: 0 }
+        Self {
+            endpoint,
+            association: None,
+            inits: [None, None],
+            tells: true,
+            open: false,
+            max_message: MAX_PACKET as u32,
+            received: 0,
+        }
     }
 
     /// What the peer's description says it reads; 0 means any.
@@ -119,9 +130,37 @@ impl Sctp {
         self.max_message as usize
     }
 
+    /// It is not told of, and opened by a handshake.
+    pub(super) fn make_handshakes(&mut self) {
+        self.tells = false;
+    }
+
+    /// Our side of an association without a handshake, for our description. `None` where there is to be one, or the library makes none.
+    pub(super) fn init(&mut self) -> Option<Vec<u8>> {
+        if self.inits[0].is_none() && self.tells {
+            self.inits[0] = generate_snap_token(&transport()).ok();
+        }
+        self.inits[0].as_ref().map(|init| init.to_vec())
+    }
+
+    /// The peer's, from its description. One that only repeats ours says nothing.
+    pub(super) fn set_peers_init(&mut self, init: &[u8]) {
+        if self.association.is_none() && self.inits[0].as_deref() != Some(init) {
+            self.inits[1] = Some(Bytes::copy_from_slice(init));
+        }
+    }
+
+    /// Whether both sides have told: then both open.
+    pub(super) fn is_agreed(&self) -> bool {
+        self.inits.iter().all(Option::is_some)
+    }
+
     /// Opens the association, where that is our part.
     pub(super) fn connect(&mut self) -> Result<(), String> {
         let mut config = ClientConfig::new();
+        if let [Some(ours), Some(theirs)] = &self.inits {
+            config = config.with_snap(ours.clone(), theirs.clone());
+        }
         config.transport = transport();
         self.association = Some(self.endpoint.connect(config, NOWHERE).map_err(|e| e.to_string())?);
         Ok(())

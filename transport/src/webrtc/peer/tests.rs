@@ -40,6 +40,11 @@ const FAR: [&str; 2] = ["10.0.0.2:2000", "10.1.0.2:2000"];
 impl Net {
     /// A caller and an answerer that have exchanged their descriptions; each has an address in both networks.
     fn new(delay: Duration, loss: u8, seed: u64) -> Self {
+        Self::after(delay, loss, seed, |_, _| {})
+    }
+
+    /// The same, where something happens to offers (0) and answers (1) on their way.
+    fn after(delay: Duration, loss: u8, seed: u64, on_the_way: impl Fn(usize, &mut Description)) -> Self {
         let now = Instant::now();
         let mut near = Str0m::new(Role::Caller, now).expect("made");
         let mut far = Str0m::new(Role::Answerer, now).expect("made");
@@ -49,8 +54,10 @@ impl Net {
         for text in FAR {
             far.add_local(LocalCandidate::Host(address(text)), now);
         }
-        let offer = near.offer();
-        let answer = far.answer(&offer, now).expect("answered");
+        let mut offer = near.offer();
+        on_the_way(0, &mut offer);
+        let mut answer = far.answer(&offer, now).expect("answered");
+        on_the_way(1, &mut answer);
         near.accept(&answer, now).expect("accepted");
         for (to, from) in [(&mut near, &answer), (&mut far, &offer)] {
             for text in &from.candidates {
@@ -148,9 +155,42 @@ impl Net {
 fn without_loss_the_channel_opens_within_a_handful_of_round_trips() {
     let mut net = Net::new(Duration::from_millis(50), 0, 1);
     let took = net.open().expect("open");
-    // Checks 1, its nomination's 1, DTLS 2, SCTP 2, of 100 ms each.
-    assert!(took <= Duration::from_millis(700), "{took:?}");
+    // Checks 1, its nomination's 1, DTLS 2, of 100 ms each.
+    assert!(took <= Duration::from_millis(500), "{took:?}");
     assert!(net.ping(Duration::from_secs(1)).is_some());
+}
+
+#[test]
+fn a_peer_that_tells_nothing_of_its_association_makes_a_handshake() {
+    // It neither reads of ours nor tells its own; or it copies what it does not know.
+    for copies in [false, true] {
+        let mut stock = Str0m::new(Role::Caller, Instant::now()).expect("made");
+        stock.make_handshakes();
+        assert_eq!(stock.offer().sctp_init, None);
+        let seen = std::cell::RefCell::default();
+        let mut net = Net::after(Duration::from_millis(50), 0, 1, |which, description| match which {
+            0 => *seen.borrow_mut() = description.sctp_init.take(),
+            _ => description.sctp_init = seen.take().filter(|_| copies),
+        });
+        let took = net.open().expect("open");
+        // SCTP 2 more.
+        assert!((Duration::from_millis(500)..=Duration::from_millis(700)).contains(&took), "{took:?}");
+        assert!(net.ping(Duration::from_secs(1)).is_some());
+    }
+}
+
+#[test]
+fn an_association_that_makes_no_sense_ends_the_connection() {
+    for init in [vec![], vec![1], vec![0xFF; 700]] {
+        let mut net = Net::after(Duration::from_millis(5), 0, 1, |which, description| {
+            if which == 1 {
+                description.sctp_init = Some(init.clone());
+            }
+        });
+        let ended = |events: &Vec<Event>| events.iter().any(|e| matches!(e, Event::Closed(Ended::Sctp(_))));
+        assert!(net.run(Duration::from_secs(2), |net| ended(&net.events[0])).is_some(), "{init:?}");
+        assert!(!net.events[0].contains(&Event::Open));
+    }
 }
 
 #[test]

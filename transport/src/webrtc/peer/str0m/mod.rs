@@ -168,6 +168,11 @@ impl Str0m {
         })
     }
 
+    /// The association is not told of in descriptions.
+    pub fn make_handshakes(&mut self) {
+        self.sctp.make_handshakes();
+    }
+
     fn describe(&mut self, kind: Kind, setup: Setup) -> Description {
         let creds = self.ice.local_credentials().clone();
         let mut d = Description::new(kind, self.origin.0, creds.ufrag, creds.pass, self.fingerprint, setup);
@@ -300,7 +305,7 @@ impl Str0m {
                 Output::Connected if !self.closed => {
                     self.secured = true;
                     self.events.push_back(Event::Secured);
-                    if self.active == Some(true)
+                    if (self.active == Some(true) || self.sctp.is_agreed())
                         && let Err(e) = self.sctp.connect()
                     {
                         return self.end(Ended::Sctp(e));

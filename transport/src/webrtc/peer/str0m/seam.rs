@@ -4,7 +4,9 @@ use super::*;
 
 impl Peer for Str0m {
     fn offer(&mut self) -> Description {
-        self.describe(Kind::Offer, Setup::ActPass)
+        let mut offer = self.describe(Kind::Offer, Setup::ActPass);
+        offer.sctp_init = self.sctp.init();
+        offer
     }
 
     fn answer(&mut self, offer: &Description, now: Instant) -> Result<Description, PeerError> {
@@ -18,7 +20,11 @@ impl Peer for Str0m {
         self.take(offer, offer.setup != Setup::Active)?;
         self.mid.clone_from(&offer.mid);
         let setup = if self.active == Some(true) { Setup::Active } else { Setup::Passive };
-        let answer = self.describe(Kind::Answer, setup).answering(offer);
+        let mut answer = self.describe(Kind::Answer, setup).answering(offer);
+        if let (Some(theirs), false) = (&offer.sctp_init, self.secured) {
+            answer.sctp_init = self.sctp.init();
+            self.sctp.set_peers_init(theirs);
+        }
         self.run_ice(now);
         Ok(answer)
     }
@@ -32,6 +38,9 @@ impl Peer for Str0m {
         }
         self.restarting = false;
         self.take(answer, answer.setup == Setup::Passive)?;
+        if let Some(theirs) = &answer.sctp_init {
+            self.sctp.set_peers_init(theirs);
+        }
         self.run_ice(now);
         Ok(())
     }
