@@ -32,16 +32,30 @@ pub const ROWS: &[Row] = &[
     ),
     row(
         "cloud-dial",
-        "dial by name through a cloud, cold; 40 ms between client, cloud and machine",
-        cloud_dial,
+        "dial by name through a cloud, cold, stock wire (a machine that says nothing of what only ours take); 40 ms between client, cloud and machine",
+        |stage| dial(stage, &abroad(stage, STOCK)?, "WebRtcDirect"),
         &[middle("dial_ms", 700.0), told("first_answer_ms")],
         3,
     ),
     row(
         "cloud-dial-warm",
         "the same again after the peer connection died: the way to the cloud is kept",
-        cloud_dial_warm,
+        |stage| cloud_dial_warm(stage, STOCK),
         &[middle("dial_ms", 400.0)],
+        8,
+    ),
+    row(
+        "cloud-dial-ours",
+        "dial through a cloud, cold, between our ends",
+        |stage| dial(stage, &abroad(stage, &[])?, "WebRtcDirect"),
+        &[told("dial_ms"), told("first_answer_ms")],
+        3,
+    ),
+    row(
+        "cloud-dial-warm-ours",
+        "the same again, the way to the cloud kept",
+        |stage| cloud_dial_warm(stage, &[]),
+        &[middle("dial_ms", 300.0)],
         8,
     ),
     row(
@@ -95,18 +109,18 @@ fn lan_dial(stage: &Stage) -> Outcome {
     Ok(())
 }
 
-/// A client on the road, 40 ms from cloud and machine, which are 40 ms apart.
-fn abroad(stage: &Stage) -> Result<Town, Box<dyn std::error::Error>> {
-    Town::new(stage, &Layout { at_home: false, cloud: Policy::delayed(10), ..Layout::default() })
-}
+/// A machine that says nothing of what only ours take.
+const STOCK: &[&str] = &["--no-order"];
 
-fn cloud_dial(stage: &Stage) -> Outcome {
-    dial(stage, &abroad(stage)?, "WebRtcDirect")
+/// A client on the road, 40 ms from cloud and machine, which are 40 ms apart.
+fn abroad(stage: &Stage, arguments: &[&str]) -> Result<Town, Box<dyn std::error::Error>> {
+    let arguments = arguments.iter().map(|text| (*text).to_owned()).collect();
+    Town::new(stage, &Layout { at_home: false, cloud: Policy::delayed(10), arguments, ..Layout::default() })
 }
 
 /// The peer connection's path dies in silence, and another one between other ports works.
-fn cloud_dial_warm(stage: &Stage) -> Outcome {
-    let town = abroad(stage)?;
+fn cloud_dial_warm(stage: &Stage, arguments: &[&str]) -> Outcome {
+    let town = abroad(stage, arguments)?;
     let client = by_cloud::client(stage, &town, &["motion=", "standby=never"])?;
     wander(stage, 1_500);
     town.lab.report()?;
@@ -125,7 +139,7 @@ fn cloud_dial_warm(stage: &Stage) -> Outcome {
 }
 
 fn relay_only(stage: &Stage) -> Outcome {
-    let town = abroad(stage)?;
+    let town = abroad(stage, &[])?;
     town.relay_only()?;
     dial(stage, &town, "WebRtcRelayed")
 }
