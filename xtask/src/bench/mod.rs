@@ -47,6 +47,7 @@ pub fn failover(root: &Path, choice: &Choice<'_>) -> Outcome {
     let mut missed = Vec::new();
     for row in chosen {
         let wanted = runs(row);
+        (row.prepare)(root)?;
         let result = measure(root, row, wanted, privileges, choice.seed)?;
         missed.extend(report::missed(row, &result));
         // What is only a glance is not kept.

@@ -21,7 +21,7 @@ use crate::processes::Built;
 
 pub use browser::browser;
 pub use go::go;
-pub use python::python;
+pub use python::{environment as python_environment, python};
 pub use rust_utils::rust_utils;
 
 /// A row of a table: what was tried, and how it went.

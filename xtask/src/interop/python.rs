@@ -98,7 +98,7 @@ impl Reach {
 }
 
 /// A virtual environment below `target/`, made once, with the pinned SDK.
-fn environment(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+pub fn environment(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let folder = root.join("target/interop/python-env");
     let wanted = fs::read_to_string(root.join("interop/python/requirements.txt"))?;
     let marker = folder.join("installed.txt");

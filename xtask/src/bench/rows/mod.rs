@@ -4,7 +4,10 @@ mod cuts;
 mod dials;
 mod healthy;
 mod judge;
+mod peers;
 mod webrtc;
+
+use std::path::Path;
 
 use crate::Outcome;
 use crate::e2e::Stage;
@@ -15,6 +18,8 @@ pub struct Row {
     pub name: &'static str,
     /// What happens.
     pub title: &'static str,
+    /// Makes, once, what a run needs and cannot get: no network leads out of a lab.
+    pub prepare: fn(&Path) -> Outcome,
     /// One run.
     pub run: fn(&Stage) -> Outcome,
     /// What is told of it, and its bars.
@@ -61,7 +66,7 @@ const fn row(
     metrics: &'static [Metric],
     seconds: usize,
 ) -> Row {
-    Row { name, title, run, metrics, runs: 30, quick: 5, seconds }
+    Row { name, title, prepare: |_| Ok(()), run, metrics, runs: 30, quick: 5, seconds }
 }
 
 /// Gaps of reads and of motion calls at our machine, which takes copies of both.
@@ -73,5 +78,5 @@ const NOTHING: &[Metric] = &[metric("hedged_percent", 0.0, 0.0), each("swaps", 0
 
 /// Every row. The round trip is 2 ms without loss, calls are issued at 50 Hz, and the machine is ours, unless a title says otherwise.
 pub fn all() -> impl Iterator<Item = &'static Row> {
-    [cuts::ROWS, webrtc::ROWS, healthy::ROWS, dials::ROWS].into_iter().flatten()
+    [cuts::ROWS, webrtc::ROWS, healthy::ROWS, dials::ROWS, peers::ROWS].into_iter().flatten()
 }

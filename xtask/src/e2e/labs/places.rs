@@ -38,15 +38,16 @@ impl TwoPaths {
     /// With a machine that says nothing of what existing ones do not have.
     pub fn stock(stage: &Stage) -> Result<Self, Box<dyn std::error::Error>> {
         let options = MachineOptions { arguments: vec!["--no-order".to_owned()], ..MachineOptions::default() };
-        Self::lay(stage, &["one", "two"], Policy::delayed(1), &options)
+        Self::of(stage, &["one", "two"], Policy::delayed(1), &options)
     }
 
     /// Only these of the paths, with this policy in both directions of each.
     pub fn with(stage: &Stage, paths: &[&str], policy: Policy) -> Result<Self, Box<dyn std::error::Error>> {
-        Self::lay(stage, paths, policy, &MachineOptions::default())
+        Self::of(stage, paths, policy, &MachineOptions::default())
     }
 
-    fn lay(
+    /// The same, with a machine as told.
+    pub fn of(
         stage: &Stage,
         paths: &[&str],
         policy: Policy,
