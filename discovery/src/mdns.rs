@@ -32,8 +32,36 @@ pub(crate) struct Network {
     pub(crate) index: u32,
 }
 
+/// What came to one of two sockets: the asker's own, and the group's where it could be opened.
+async fn receive(
+    own: &UdpSocket,
+    group: &mut Option<UdpSocket>,
+    packets: &mut [Vec<u8>; 2],
+) -> io::Result<(usize, usize, SocketAddr)> {
+    let [to_own, to_group] = packets;
+    loop {
+        let at_group = async {
+            match &group {
+                Some(group) => group.recv_from(to_group).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            received = own.recv_from(to_own) => return received.map(|(length, from)| (0, length, from)),
+            received = at_group => match received {
+                Ok((length, from)) => return Ok((1, length, from)),
+                // The asker's own socket is still there.
+                Err(_) => *group = None,
+            }
+        }
+    }
+}
+
 /// Asks on one interface until a complete answer has come or the time is over, and then listens a little longer for others. Each sender's
 /// first complete answer is passed on at once; whether there was any is returned.
+///
+/// The question is a one-shot one, which is answered to its own port (RFC 6762 section 6.7). Existing machines answer it to the group all the same,
+/// so the group is listened to as well.
 pub(crate) async fn ask(
     network: &Network,
     name: &MachineName,
@@ -43,21 +71,22 @@ pub(crate) async fn ask(
 ) -> io::Result<bool> {
     let Some(packet) = question(name, id) else { return Ok(false) };
     let socket = open(network)?;
+    let mut shared = open_group(network, port).ok();
     let group = match network.own {
         IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::new(224, 0, 0, 251), port)),
         IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb), port)),
     };
     let started = Instant::now();
-    let mut buffer = vec![0; MAX_PACKET];
+    let mut packets = [vec![0; MAX_PACKET], vec![0; MAX_PACKET]];
     let mut senders = BTreeSet::new();
     let questions = ASKED_AT[1..].iter().copied().chain([GIVEN_UP_AFTER]).map(|until| started + until);
     for mut until in questions {
         socket.send_to(&packet, group).await?;
         loop {
             tokio::select! {
-                received = socket.recv_from(&mut buffer) => {
-                    let (length, from) = received?;
-                    if let Some(told) = told(name, &buffer[..length])
+                received = receive(&socket, &mut shared, &mut packets) => {
+                    let (of, length, from) = received?;
+                    if let Some(told) = told(name, &packets[of][..length])
                         && senders.insert(from)
                     {
                         if senders.len() == 1 {

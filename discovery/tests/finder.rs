@@ -13,7 +13,14 @@ const NAME: &str = "m-main.loc1.viam.cloud";
 
 /// A responder on the loopback interface, on a port of its own, which counts what it hears.
 fn responder(advertisement: Option<Advertisement>) -> (u16, Arc<AtomicUsize>) {
+    responder_to(advertisement, false)
+}
+
+/// The same; `group`: its answers go to everybody, whoever asked.
+fn responder_to(advertisement: Option<Advertisement>, group: bool) -> (u16, Arc<AtomicUsize>) {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).expect("a socket");
+    socket.set_reuse_address(true).expect("beside others");
+    socket.set_reuse_port(true).expect("beside others");
     socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into()).expect("a free port");
     socket.join_multicast_v4(&Ipv4Addr::new(224, 0, 0, 251), &Ipv4Addr::LOCALHOST).expect("the group");
     socket.set_multicast_if_v4(&Ipv4Addr::LOCALHOST).expect("the interface");
@@ -28,7 +35,8 @@ fn responder(advertisement: Option<Advertisement>) -> (u16, Arc<AtomicUsize>) {
             for packet in
                 advertisement.iter().flat_map(|a| answer(a, &buffer[..length], &[Ipv4Addr::LOCALHOST.into()], true))
             {
-                socket.send_to(&packet, from).expect("an answer");
+                let to = if group { SocketAddr::from((Ipv4Addr::new(224, 0, 0, 251), port)) } else { from };
+                socket.send_to(&packet, to).expect("an answer");
             }
         }
     });
@@ -53,6 +61,16 @@ async fn a_machine_is_found_by_either_name_with_one_question() {
         assert!(search.next().await.is_none());
     }
     assert_eq!(heard.load(Ordering::SeqCst), 2, "one question for each search: the first answer ended it");
+}
+
+#[tokio::test]
+async fn a_machine_that_answers_to_everybody_is_found_too() {
+    let advertisement = Advertisement { names: vec![NAME.parse().expect("a name")], port: 4321, webrtc: true };
+    let (port, _) = responder_to(Some(advertisement), true);
+    let mut search =
+        finder(port).find(&NAME.parse::<MachineAddress>().expect("an address"), &Arc::new(Surroundings::look()));
+    let found = search.next().await.expect("an answer").expect("an address");
+    assert_eq!(found.address, SocketAddr::from((Ipv4Addr::LOCALHOST, 4321)));
 }
 
 #[tokio::test]
