@@ -1,9 +1,9 @@
 """The published Python SDK, unmodified, calls our machine at a fixed pace, whatever becomes of the calls, and tells of them as the example
 `openloop` of our client does.
 
-Usage: openloop.py ADDRESS KEY_ID KEY SECONDS
+Usage: openloop.py ADDRESS KEY_ID KEY SECONDS [direct]
 
-50 times a second IsMoving of the base, and SetVelocity with a value of its own.
+50 times a second IsMoving of the base, and SetVelocity with a value of its own. With `direct` it uses no WebRTC.
 """
 
 import asyncio
@@ -36,6 +36,7 @@ async def told(kind, number, due, call):
 async def main():
     address, key_id, key, seconds = sys.argv[1:5]
     options = RobotClient.Options.with_api_key(api_key=key, api_key_id=key_id)
+    options.dial_options.disable_webrtc = sys.argv[5:] == ["direct"]
     started = time.monotonic()
     robot = await RobotClient.at_address(address, options)
     say(connected="the SDK's", took_ms=(time.monotonic() - started) * 1e3)

@@ -19,8 +19,7 @@ use crate::lab::{BOTH, Host, run};
 use crate::observer::now;
 use crate::processes::{KEY, KEY_ID, MachineOptions};
 
-const NOTICED: &[Metric] =
-    &[told("read_gap_ms"), told("ended_after_ms"), told("still_silent_ms"), told("stops"), told("dials")];
+const NOTICED: &[Metric] = &[told("read_gap_ms"), told("ended_after_ms"), told("still_silent_ms"), told("stops")];
 
 /// Most runs end with our patience.
 const fn sdk(name: &'static str, title: &'static str, run: fn(&Stage) -> Outcome) -> Row {
@@ -37,12 +36,8 @@ pub const ROWS: &[Row] = &[
     sdk("black-hole-python-direct", "the same, direct", |stage| python(stage, true)),
 ];
 
-const NAME: &str = "sdk-main.loc1.viam.cloud";
 /// A name that no client takes for one of a cloud's: they ask its machine for signaling. It leads to both of its addresses.
 const LONE: &str = "rover.example";
-
-/// How often the client is started before it has to have a link.
-const TRIES: usize = 6;
 
 /// How long a client may take to come back, or to give up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -51,38 +46,18 @@ fn python(stage: &Stage, direct: bool) -> Outcome {
     let hosts = stage.folder.join("hosts");
     fs::write(&hosts, format!("127.0.0.1 localhost\n10.1.0.1 {LONE}\n10.2.0.1 {LONE}\n"))?;
     run(&format!("mount --bind {} /etc/hosts", hosts.display()))?;
-    // A cloud's machine that is found by mDNS is called directly.
-    let (name, address) = if direct { (NAME, NAME.to_owned()) } else { (LONE, format!("{LONE}:{PORT}")) };
-    let options = MachineOptions { name: Some(name.to_owned()), ..MachineOptions::default() };
+    let options = MachineOptions { name: Some(LONE.to_owned()), ..MachineOptions::default() };
     let place = TwoPaths::of(stage, &["one", "two"], Policy::delayed(1), &options)?;
     let mut command = Command::new(interop::python_environment(&crate::root())?);
-    command.arg(crate::root().join("interop/python/openloop.py")).args([&address, KEY_ID, KEY, "120"]);
-    command.env("SSL_CERT_FILE", place.machine.ca()).env("HOME", &stage.folder);
-    // The machine's announcements are over: the SDK hears the first answer only.
-    wander(stage, 1_000);
-    let mut client = connected(stage, &place, &mut command)?;
+    command.arg(crate::root().join("interop/python/openloop.py")).args([&format!("{LONE}:{PORT}"), KEY_ID, KEY, "120"]);
+    command.args(direct.then_some("direct")).env("SSL_CERT_FILE", place.machine.ca()).env("HOME", &stage.folder);
+    let mut client = Driver::run(stage, &place.client, &mut command)?;
+    client.wait("its link", 0.0, Duration::from_secs(60), |line| line["connected"].is_string())?;
     wander(stage, 2_000);
     let primary = path(&place, direct)?;
     place.lab.report()?;
     let cut = place.lab.set(primary, BOTH, Policy::hole())?;
     noticed(stage, &place, &mut client, cut)
-}
-
-/// Starts it until it has a link: at times it hears nobody on the network, and ends.
-fn connected(stage: &Stage, place: &TwoPaths, command: &mut Command) -> Result<Driver, Box<dyn std::error::Error>> {
-    let mut tried = 0;
-    loop {
-        let client = Driver::run(stage, &place.client, command)?;
-        tried += 1;
-        match client.wait("its link", 0.0, Duration::from_secs(10), |line| line["connected"].is_string()) {
-            Err(error) if tried == TRIES => return Err(error),
-            Err(_) => {}
-            Ok(_) => {
-                stage.fact("dials", tried);
-                return Ok(client);
-            }
-        }
-    }
 }
 
 /// The cable that the client's calls come by.
