@@ -1,4 +1,4 @@
-//! The Go client of the machine server, as published.
+//! The machine server and its Go client, as published.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,15 +8,16 @@ use super::legs::{WINDOW, drive_webrtc, stopped_when_killed};
 use super::places::Clouded;
 use super::{Row, check, isolated, record, tell};
 use crate::Outcome;
-use crate::processes::{Built, KEY, KEY_ID};
+use crate::processes::{Built, KEY, KEY_ID, Machine, MachineOptions};
 
-/// As a client by `host:port` and through a cloud, and stopped when it is killed.
+/// The client by `host:port`, by name on the local network and through a cloud, and stopped when it is killed; the server as a machine of our client's.
 pub fn go(root: &Path) -> Outcome {
     let _ = fs::remove_file(record(root, "go"));
     program(root)?;
+    machine_program(root)?;
     Built::build(root)?;
-    let rows = isolated("go")?;
-    tell(root, "go", "Go client (unmodified)", &rows)
+    let rows = [isolated("go")?, isolated("go-machine")?].concat();
+    tell(root, "go", "Go client and machine server (unmodified)", &rows)
 }
 
 /// The same in namespaces of its own.
@@ -34,10 +35,14 @@ pub fn inside(root: &Path, built: &Built, folder: &Path) -> Result<Vec<Row>, Box
     };
     let mut rows = Vec::new();
     let own = format!("{}:{}", lone.name, lone.port);
+    // One that answers mDNS, and that no cloud knows.
+    let near = Machine::start(built, &folder.join("near"), "near-main.loc1.viam.cloud", &MachineOptions::default())?;
+    let near_ca = near.ca();
     let by_cloud = (machine.name.as_str(), clouded.key_id.as_str(), clouded.key.as_str(), clouded.ca.as_path());
     let lone_ca = lone.ca();
     for (row, at, (address, key_id, key, ca)) in [
         ("s83_the_go_sdk_connects_and_drives", lone, (own.as_str(), KEY_ID, KEY, lone_ca.as_path())),
+        ("by name through mDNS", &near, (near.name.as_str(), KEY_ID, KEY, near_ca.as_path())),
         ("through a cloud", machine, by_cloud),
     ] {
         let driven = drive_webrtc(&mut client(address, key_id, key, ca, "drive"), at, |_| Ok(String::new()));
@@ -49,11 +54,22 @@ pub fn inside(root: &Path, built: &Built, folder: &Path) -> Result<Vec<Row>, Box
     Ok(rows)
 }
 
-/// The client's driver, built once below `target/`. Its modules are large: three gigabytes.
+/// The client's driver.
 fn program(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
-    let (from, program) = (root.join("interop/go"), root.join("target/interop/go-client"));
+    build(root, "go-client", ".")
+}
+
+/// The machine server.
+pub fn machine_program(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    build(root, "go-machine", "go.viam.com/rdk/web/cmd/server")
+}
+
+/// Builds a package once below `target/`. The modules are large, three gigabytes, and take minutes.
+fn build(root: &Path, name: &str, package: &str) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    let (from, program) = (root.join("interop/go"), root.join("target/interop").join(name));
     fs::create_dir_all(root.join("target/interop"))?;
+    println!("building {package} ..");
     let build = ["build", "-tags", "no_cgo", "-o"];
-    check(Command::new("go").args(build).arg(&program).arg(".").current_dir(from).env("CGO_ENABLED", "0"))?;
+    check(Command::new("go").args(build).arg(&program).arg(package).current_dir(from).env("CGO_ENABLED", "0"))?;
     Ok(program)
 }

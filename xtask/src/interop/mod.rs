@@ -2,10 +2,12 @@
 
 mod browser;
 mod go;
+mod go_machine;
 mod legs;
 mod places;
 mod python;
 mod rust_utils;
+mod stock;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -88,6 +90,7 @@ pub fn inside(root: &Path, peer: &str, folder: &Path) -> Outcome {
         match peer {
             "browser" => browser::inside(root, &built, folder),
             "go" => go::inside(root, &built, folder),
+            "go-machine" => go_machine::inside(root, &built, folder),
             "python" => python::inside(root, &built, folder),
             "rust-utils" => rust_utils::inside(root, &built, folder),
             other => Err(format!("{other} has no such part").into()),
