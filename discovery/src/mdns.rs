@@ -155,6 +155,17 @@ pub(crate) fn ask_everywhere(networks: Vec<Network>, name: &MachineName, port: u
     receiver
 }
 
+/// Takes packets of this interface alone. What a socket joined does not keep the rest away from it: of several at one port, one gets a packet, whichever
+/// it is, and answers on its own interface, where the asker is not. Old kernels want a privilege for it; then it stays as it is.
+fn only_from(socket: &Socket, interface: &str) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Err(error) = socket.bind_device(Some(interface.as_bytes())) {
+        tracing::debug!(%error, interface, "SO_BINDTODEVICE not set");
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (socket, interface);
+}
+
 /// A socket that hears the group on one interface only, beside other responders of this computer, and answers from the group's port.
 pub(crate) fn open_group(network: &Network, port: u16) -> io::Result<UdpSocket> {
     let domain = if network.own.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
@@ -162,6 +173,7 @@ pub(crate) fn open_group(network: &Network, port: u16) -> io::Result<UdpSocket> 
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
+    only_from(&socket, &network.name);
     match network.own {
         IpAddr::V4(own) => {
             socket.set_multicast_all_v4(false)?;
