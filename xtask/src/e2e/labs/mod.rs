@@ -1,5 +1,6 @@
 //! Scenarios on networks made for them. Links are cut in the network, where no sender is told: by the emulator that carries their packets.
 
+mod asked_by_others;
 pub mod by_cloud;
 mod cloud_away;
 mod clouded;
@@ -90,6 +91,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     lab("sessions", "a_machine_stopped_by_its_system", frozen::machine),
     lab("sessions", "a_machine_started_again_is_found_again", machine_again::restarted),
     lab("sessions", "a_machine_that_cannot_prove_its_name_gets_nobody", machine_again::replaced),
+    lab("lan", "a_question_is_answered_where_it_was_asked", asked_by_others::run),
     lab("lan", "an_impostor_answers_to_the_name", mdns_lies::impostor),
     lab("lan", "a_machine_that_moved_is_found", mdns_lies::moved),
     lab("offline", "two_segments_without_multicast_or_internet", wan::run),
