@@ -272,6 +272,7 @@ impl Run {
             Report::Ended(why) => {
                 self.exchange.handle_failed(Failure { code: Code::Unavailable, what: why.to_string() });
             }
+            Report::Checked => self.exchange.handle_checked(),
             Report::Connected | Report::Secured | Report::Open(..) => {}
         }
     }

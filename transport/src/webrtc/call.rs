@@ -257,6 +257,7 @@ where
         match report {
             Report::Candidate(text) => self.exchange.handle_candidate(&text),
             Report::Gathered => self.exchange.handle_gathered(),
+            Report::Checked => {}
             Report::Connected => self.reach(CallStage::Dtls),
             Report::Secured => self.reach(CallStage::Channel),
             Report::Open(channel, control) => {

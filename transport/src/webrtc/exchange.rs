@@ -29,6 +29,10 @@ const LATEST: Duration = Duration::from_secs(30);
 /// with the answer and tells the rest of itself of that by another task: where a check succeeds before that task has had its turn, within
 /// some 1.5 ms on one host, it gives up DTLS with "ICE connection not started", and its user waits for the 20 s of a dial.
 const HEAD_START: Duration = Duration::from_millis(3);
+/// How much longer an existing caller's candidates are left alone, unless it checks ours before. Its first sight of us has to be a candidate that
+/// it was told, and checks overtake the signaling service: an address that it knows from our check alone is accepted only after a whole second
+/// (Go's pion, older webrtc-rs). Where our check has to open a way for its own, it is later by this; its own are repeated every 200 ms.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// The longest text of an error that is passed on, in characters.
 const MAX_ERROR: usize = 300;
 
@@ -278,8 +282,12 @@ pub struct Answerer {
     /// Candidates of the peer's that are not to be used yet.
     held_remote: Vec<String>,
     answered: bool,
-    /// While candidates wait although the answer was sent.
+    /// While our candidates wait although the answer was sent.
     released: Option<Instant>,
+    /// The caller is to see us first.
+    patient: bool,
+    /// While the caller's candidates wait although the answer was sent.
+    checked_from: Option<Instant>,
     candidates: usize,
     remote: usize,
     gathered: bool,
@@ -320,7 +328,12 @@ impl Answerer {
                 });
                 self.deadline = Some(now + told.unwrap_or(OFFER_LIFE));
                 match Description::decode(&init.sdp) {
-                    Ok(description) if description.kind == Kind::Offer => {
+                    Ok(mut description) if description.kind == Kind::Offer => {
+                        // Only ends of ours offer this.
+                        self.patient = description.sctp_init.is_none();
+                        if self.patient {
+                            self.held_remote = std::mem::take(&mut description.candidates);
+                        }
                         let config = init.optional_config.unwrap_or_default();
                         let servers = config.additional_ice_servers.into_iter();
                         let ice_servers = servers
@@ -347,7 +360,7 @@ impl Answerer {
                     && self.remote < MAX_CANDIDATES
                 {
                     self.remote += 1;
-                    if self.holds() {
+                    if !self.answered || self.checked_from.is_some() {
                         self.held_remote.push(candidate.candidate);
                     } else {
                         self.outputs.push_back(AnswererOutput::Remote(candidate.candidate));
@@ -368,29 +381,47 @@ impl Answerer {
         }
     }
 
-    /// Our answer; it leaves before everything else, its candidates [`HEAD_START`] later unless it is `complete`.
+    /// Our answer; it leaves before everything else, its candidates [`HEAD_START`] later unless it is `complete`, and the caller's are used after that.
     pub fn handle_answer(&mut self, mut answer: Description, now: Instant) {
         self.answered = true;
+        let mut seen = now;
         if !answer.complete {
             self.held.splice(0..0, std::mem::take(&mut answer.candidates));
-            self.released = Some(now + HEAD_START);
+            seen += HEAD_START;
+            self.released = Some(seen);
         }
+        self.checked_from = Some(if self.patient { seen + PATIENCE } else { seen });
         self.send(answer_response::Stage::Init(AnswerResponseInitStage { sdp: answer.encode() }));
-        if self.released.is_none() {
-            self.release();
+        self.release(now);
+    }
+
+    /// The caller has checked a candidate of ours: it knows us.
+    pub fn handle_checked(&mut self) {
+        if self.checked_from.take().is_some() {
+            self.use_remote();
         }
     }
 
-    /// Whether candidates of either side wait.
+    /// Whether our candidates wait.
     fn holds(&self) -> bool {
         !self.answered || self.released.is_some()
     }
 
-    fn release(&mut self) {
-        self.released = None;
-        for text in std::mem::take(&mut self.held) {
-            self.send_candidate(&text);
+    /// What is due of either side's candidates.
+    fn release(&mut self, now: Instant) {
+        self.released.take_if(|at| now >= *at);
+        if !self.holds() {
+            for text in std::mem::take(&mut self.held) {
+                self.send_candidate(&text);
+            }
         }
+        if self.checked_from.take_if(|at| now >= *at).is_some() {
+            self.use_remote();
+        }
+        self.finish_if_complete();
+    }
+
+    fn use_remote(&mut self) {
         let remote = std::mem::take(&mut self.held_remote);
         self.outputs.extend(remote.into_iter().map(AnswererOutput::Remote));
         self.finish_if_complete();
@@ -437,13 +468,13 @@ impl Answerer {
 
     /// When [`Answerer::handle_timeout`] is due; `None` while no offer has come.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.deadline.into_iter().chain(self.released).min()
+        self.deadline.into_iter().chain(self.released).chain(self.checked_from).min()
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if !self.expired(now) && self.released.is_some_and(|at| now >= at) {
-            self.release();
+        if !self.expired(now) {
+            self.release(now);
         }
     }
 
@@ -457,7 +488,7 @@ impl Answerer {
 
     /// Both sides have told everything: what is left happens between the peers.
     fn finish_if_complete(&mut self) {
-        if self.gathered && self.caller_done && !self.holds() {
+        if self.gathered && self.caller_done && !self.holds() && self.checked_from.is_none() {
             self.finish();
         }
     }

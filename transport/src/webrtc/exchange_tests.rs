@@ -152,6 +152,7 @@ fn an_answerer_sends_its_answer_first_and_done_once() {
     whole.complete = true;
     answerer.handle_answer(whole, now);
     assert_eq!(answered(&mut answerer), ["init", "candidate"]);
+    answerer.handle_checked();
     answerer.handle_request(told(), wall, now);
     answerer.handle_request(request("a", answer_request::Stage::Done(AnswerRequestDoneStage {})), wall, now);
     answerer.handle_open();
@@ -189,7 +190,36 @@ fn no_check_can_succeed_before_the_caller_has_begun_with_the_answer() {
     answerer.handle_timeout(due - Duration::from_nanos(1));
     assert!(answered(&mut answerer).is_empty(), "neither side's candidates, and no end, are told early");
     answerer.handle_timeout(due);
-    assert_eq!(answered(&mut answerer), ["candidate", "candidate", "remote", "remote", "done"]);
+    assert_eq!(answered(&mut answerer), ["candidate", "candidate"]);
+    let due = answerer.poll_timeout().expect("something waits");
+    assert_eq!(due, now + HEAD_START + PATIENCE);
+    answerer.handle_timeout(due);
+    assert_eq!(answered(&mut answerer), ["remote", "remote", "done"]);
+}
+
+#[test]
+fn an_existing_caller_is_checked_once_it_has_checked_us_and_one_of_ours_as_soon_as_it_knows_us() {
+    let (now, wall) = (Instant::now(), SystemTime::now());
+    let mut offer = described(Kind::Offer, Setup::ActPass);
+    offer.candidates.push(LINE.to_owned());
+    let begun = |offer: &Description| {
+        let mut answerer = Answerer::new();
+        answerer.handle_request(offered(offer.encode()), wall, now);
+        let Some(AnswererOutput::Offer(given)) = answerer.poll_output() else { panic!("an offer") };
+        answerer.handle_request(told(), wall, now);
+        answerer.handle_answer(answer(), now);
+        answerer.handle_timeout(now + HEAD_START);
+        (given.description.candidates.len(), answered(&mut answerer), answerer)
+    };
+    let (in_offer, said, mut answerer) = begun(&offer);
+    assert_eq!((in_offer, said), (0, vec!["init"]));
+    answerer.handle_checked();
+    assert_eq!(answered(&mut answerer), ["remote", "remote"]);
+    answerer.handle_request(told(), wall, now);
+    assert_eq!(answered(&mut answerer), ["remote"]);
+    offer.sctp_init = Some(vec![1; 20]);
+    let (in_offer, said, _) = begun(&offer);
+    assert_eq!((in_offer, said), (1, vec!["init", "remote"]));
 }
 
 #[test]

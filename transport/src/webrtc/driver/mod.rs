@@ -37,6 +37,8 @@ pub(crate) use start::{answer, offer};
 
 /// Without orders a path is checked so often.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
+/// How a check begins (RFC 8489 section 5).
+const BINDING_REQUEST: [u8; 2] = [0, 1];
 /// After so long others on the same thread get their turn.
 const TURN: Duration = Duration::from_micros(250);
 
@@ -70,6 +72,8 @@ struct Driver {
     probes: Vec<(TransId, oneshot::Sender<Duration>)>,
     moving: Option<Moving>,
     restarting: Option<(oneshot::Sender<()>, Instant)>,
+    /// The peer has checked a candidate of ours.
+    checked: bool,
     selected: Option<CandidatePair>,
     remotes: usize,
     life: Arc<Life>,
@@ -272,6 +276,10 @@ impl Driver {
             {
                 return self.handle_answered(answered, now);
             }
+        }
+        if !self.checked && datagram.starts_with(&BINDING_REQUEST) {
+            self.checked = true;
+            self.report(Report::Checked);
         }
         self.peer.handle_datagram(local, remote, datagram, now);
     }

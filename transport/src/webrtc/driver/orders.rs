@@ -40,6 +40,8 @@ pub(crate) enum Report {
     Candidate(String),
     /// No more follow.
     Gathered,
+    /// The peer has checked a candidate of ours.
+    Checked,
     /// There is a path.
     Connected,
     /// The DTLS handshake is done.

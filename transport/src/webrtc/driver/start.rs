@@ -78,6 +78,7 @@ fn start(
         probes: Vec::new(),
         moving: None,
         restarting: None,
+        checked: false,
         selected: None,
         remotes: 0,
         life: Arc::new(Life::new(now)),
