@@ -178,15 +178,14 @@ impl Cord {
         }
     }
 
-    /// Asks a silent peer whether it is still there (TCP keep-alive), so that a loss nobody tells of is found out within `bound`, the
-    /// connection's user timeout: that alone looks only while something is unacknowledged. It asks after half of the bound.
-    pub(crate) fn set_keepalive(&self, bound: Duration) {
+    /// Asks a silent peer whether it is still there (TCP keep-alive): after `first`, and then `every` so often, in whole seconds and at least one. A loss
+    /// nobody tells of is then found out within the connection's user timeout, which alone looks only while something is unacknowledged.
+    pub(crate) fn set_keepalive(&self, first: Duration, every: Duration) {
         let guard = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Socket::Tcp(tcp)) = guard.as_ref() {
             // Seconds are the finest that the kernel takes.
             let least = Duration::from_secs(1);
-            let (first, again) = ((bound / 2).max(least), (bound / 4).max(least));
-            let keepalive = socket2::TcpKeepalive::new().with_time(first).with_interval(again);
+            let keepalive = socket2::TcpKeepalive::new().with_time(first.max(least)).with_interval(every.max(least));
             if let Err(error) = SockRef::from(tcp).set_tcp_keepalive(&keepalive) {
                 tracing::debug!(%error, "keep-alive not set");
             }

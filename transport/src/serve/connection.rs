@@ -130,7 +130,7 @@ pub(super) async fn run<S, E>(
     cord.set_nodelay();
     cord.limit_unsent(UNSENT);
     cord.set_user_timeout(QUIET);
-    cord.set_keepalive(QUIET);
+    cord.set_keepalive(QUIET / 4, QUIET / 4);
     let ended = match &options.tls {
         None => http(&shared, stream, cord, place, local, remote).await,
         Some(tls) => match timeout(options.handshake_timeout, TlsAcceptor::from(tls.clone()).accept(stream)).await {

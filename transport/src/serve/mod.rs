@@ -151,7 +151,7 @@ impl PeerConnection {
         match &self.end {
             End::Socket(cord) => {
                 cord.set_user_timeout(bound);
-                cord.set_keepalive(bound);
+                cord.set_keepalive(bound / 4, bound / 4);
             }
             End::Channel { silence, .. } => silence.bound(bound),
         }
