@@ -12,6 +12,7 @@ use super::dial::certificate;
 use super::machine::*;
 use super::proxy::Proxy;
 use crate::agent::{Held, Peer, Validated};
+use crate::channel::MOST_HEDGES;
 use crate::*;
 
 const NAME: &str = "m-main.loc1.viam.cloud";
@@ -176,22 +177,33 @@ async fn s92_a_video_coming_down_hides_no_silence_and_ends_with_its_route() {
 
 #[tokio::test]
 async fn no_more_than_sixteen_calls_are_copied_and_none_that_is_heavy_or_unnumbered() {
-    let lab = Lab::start().await;
+    for _ in 0..10 {
+        let lab = Lab::start().await;
+        let _out = mute_calls(&lab, std::iter::repeat_n(READ, 40).chain([HEAVY, MOTION, OTHER]));
+        while !lab.swapped() && lab.machine.seen(READ) < MOST_HEDGES as u64 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // A seventeenth would come with the sixteenth.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let seen = [READ, HEAVY, MOTION, OTHER].map(|path| lab.machine.seen(path));
+        // After the swap every call is sent again. On a busy computer that may come before we look.
+        if !lab.swapped() {
+            return assert_eq!(seen, [MOST_HEDGES as u64, 0, 0, 0]);
+        }
+    }
+    panic!("ten times, no copies were seen before the swap");
+}
+
+/// Calls that go out while the primary is silent, to a machine that answers none of them.
+fn mute_calls(lab: &Lab, paths: impl Iterator<Item = &'static str>) -> tokio::task::JoinSet<()> {
     lab.primary.stall_up();
     lab.machine.mute(u64::MAX);
     let mut out = tokio::task::JoinSet::new();
-    for path in std::iter::repeat_n(READ, 40).chain([HEAVY, MOTION, OTHER]) {
+    for path in paths {
         let channel = lab.channel.clone();
-        out.spawn(async move { call(&channel, with_deadline(path, 250)).await.unwrap_err().code() });
+        out.spawn(async move { drop(call(&channel, with_deadline(path, 60_000)).await) });
     }
-    while let Some(code) = out.join_next().await {
-        assert_eq!(code.unwrap(), Code::DeadlineExceeded);
-    }
-    assert!(!lab.swapped());
-    assert_eq!(lab.machine.seen(READ), 16);
-    for path in [HEAVY, MOTION, OTHER] {
-        assert_eq!(lab.machine.seen(path), 0, "{path}");
-    }
+    out
 }
 
 #[tokio::test]
