@@ -41,6 +41,7 @@ impl RouteAgent {
 
     fn best_standby(&self, primary: LinkId, now: Instant) -> Option<LinkId> {
         let (facts, boot) = self.lines.get(&primary).map(|line| (line.facts, line.boot))?;
+        let relayed = self.policy.relayed_standby || self.is_last_way(primary, now);
         let rank = |link: LinkId, line: &Line| {
             // Round trips wander, and every way is silent at times: between equals the one that is standby already stays.
             let (silent, rtt) = match self.standby == Some(link) {
@@ -57,10 +58,20 @@ impl RouteAgent {
                     && line.health != Health::Dead
                     && line.validation != Validation::Foreign
                     && same_process(line.boot, boot)
-                    && (self.policy.relayed_standby || line.facts.tier != Tier::WebRtcRelayed)
+                    && (relayed || line.facts.tier != Tier::WebRtcRelayed)
             })
             .min_by_key(|(link, line)| rank(**link, line))
             .map(|(link, _)| *link)
+    }
+
+    /// Whether the primary and every link that is not relayed have been silent for as long as a dead one is: then a relayed link is no luxury, but the only
+    /// one that can tell which of them is dead, and take over.
+    fn is_last_way(&self, primary: LinkId, now: Instant) -> bool {
+        self.lines
+            .iter()
+            .filter(|(link, line)| **link == primary || line.facts.tier != Tier::WebRtcRelayed)
+            .filter(|(_, line)| line.role == Role::Open && line.health != Health::Dead)
+            .all(|(_, line)| line.waiting.is_some_and(|since| since + line.deadly() <= now))
     }
 
     /// While something is held, every link is asked by the session's beat before it may be used; a foreign one is let go
@@ -132,12 +143,16 @@ impl RouteAgent {
     pub(super) fn dismiss_links(&mut self, now: Instant) {
         let Some(primary) = self.primary else { return };
         let Some(tier) = self.lines.get(&primary).map(|line| line.facts.tier) else { return };
+        let tier_of = |link: LinkId| self.lines.get(&link).map(|line| line.facts.tier);
+        // A relayed one that stands by because the others are silent does not replace them: one of them may answer again.
+        let stopgap = !self.policy.relayed_standby && self.standby.and_then(tier_of) == Some(Tier::WebRtcRelayed);
         let idle: Vec<LinkId> = self
             .lines
             .iter()
             .filter(|(link, line)| {
                 let needed = **link == primary || self.standby == Some(**link);
-                let better = line.facts.tier < tier && line.validation != Validation::Foreign;
+                let hoped_for = stopgap && line.facts.tier != Tier::WebRtcRelayed;
+                let better = (line.facts.tier < tier || hoped_for) && line.validation != Validation::Foreign;
                 line.role == Role::Open && line.health != Health::Dead && !needed && !better
             })
             .map(|(link, _)| *link)

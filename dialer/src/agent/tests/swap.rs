@@ -104,6 +104,35 @@ fn another_path_makes_the_better_standby() {
     assert!(rig.attempt(3).is_none());
 }
 
+/// s67: out of the house's reach, with nothing but the cloud's relay left.
+#[test]
+fn s67_a_relayed_link_takes_over_where_all_others_are_silent() {
+    let (mut rig, primary, standby) = Rig::controlling();
+    // Both paths end in the same hole; the hunt finds what is left.
+    rig.candidate(3, Origin::Cloud, Tier::WebRtcRelayed);
+    rig.pass(MS * 600, &[]);
+    let relayed = rig.connect(3, facts(Tier::WebRtcRelayed, 3));
+    rig.agent.handle_validated(relayed, Validated::SameSession, rig.now);
+    rig.collect();
+    assert_eq!(rig.agent.standby(), Some(relayed));
+    assert!(!rig.saw(|output| matches!(output, Output::Drain { link, .. } if *link == relayed)));
+    rig.pass(MS * 600, &[relayed]);
+    assert!(rig.used(relayed), "{:?}", rig.out);
+    let _ = (primary, standby);
+}
+
+#[test]
+fn a_relayed_link_does_not_stand_by_beside_one_that_answers() {
+    let (mut rig, primary, standby) = Rig::controlling();
+    rig.candidate(3, Origin::Cloud, Tier::WebRtcRelayed);
+    rig.pass(MS * 600, &[]);
+    let relayed = rig.connect(3, facts(Tier::WebRtcRelayed, 3));
+    rig.agent.handle_validated(relayed, Validated::SameSession, rig.now);
+    rig.pass(MS * 50, &[primary, standby]);
+    assert_eq!((rig.agent.primary(), rig.agent.standby()), (Some(primary), Some(standby)));
+    assert!(rig.saw(|output| matches!(output, Output::Drain { link, .. } if *link == relayed)));
+}
+
 #[test]
 fn while_nothing_is_held_another_process_does_not_stand_by() {
     let (mut rig, primary) = Rig::connected(Policy { standby: StandbyPolicy::Always, ..Policy::default() });
