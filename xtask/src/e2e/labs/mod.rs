@@ -47,12 +47,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     lab("routes", "s64_a_client_that_comes_home_needs_no_internet", by_cloud::comes_home),
     lab("offline", "s65_a_client_outside_loses_the_machine_and_comes_back", s65_outside_client::run),
     lab("offline", "s16_s66_a_machine_that_lost_every_network_stops_once", s66_machine_alone::run),
-    owed(
-        "routes",
-        "s67_a_client_that_leaves_home_goes_over_the_internet",
-        by_cloud::leaves_home,
-        "where the first way out is relayed it is let go as long as the silent link is kept: a relayed one stands by only where that is asked for",
-    ),
+    lab("routes", "s67_a_client_that_leaves_home_goes_over_the_internet", by_cloud::leaves_home),
     lab("routes", "every_client_of_a_cloud_meets_the_machine_directly", by_cloud::several),
     lab("routes", "nothing_passes_but_the_relay", by_cloud::relay_only),
     lab("routes", "symmetric_translators_at_both_ends", by_cloud::symmetric_at_both_ends),
