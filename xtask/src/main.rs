@@ -124,7 +124,7 @@ enum Peer {
     Python,
     /// The TypeScript SDK in headless Chromium, as a client of our machine.
     Browser,
-    /// The Go client of the machine server, as a client of our machine. Its modules take minutes and gigabytes the first time.
+    /// The Go client of the machine server, as a client of our machine, and the machine and echo server as machines of our client. Their modules take minutes and gigabytes the first time.
     Go,
     /// The published Rust crate `viam-rust-utils`, as a client of our machine.
     RustUtils,

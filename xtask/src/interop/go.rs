@@ -1,4 +1,4 @@
-//! The machine server and its Go client, as published.
+//! The machine server, its Go client and the echo server, as published.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,15 @@ use super::{Row, check, isolated, record, tell};
 use crate::Outcome;
 use crate::processes::{Built, KEY, KEY_ID, Machine, MachineOptions};
 
-/// The client by `host:port`, by name on the local network and through a cloud, and stopped when it is killed; the server as a machine of our client's.
+/// The client by `host:port`, by name on the local network and through a cloud, and stopped when it is killed; both servers as machines of our client's.
 pub fn go(root: &Path) -> Outcome {
     let _ = fs::remove_file(record(root, "go"));
     program(root)?;
     machine_program(root)?;
+    echo_program(root)?;
     Built::build(root)?;
-    let rows = [isolated("go")?, isolated("go-machine")?].concat();
-    tell(root, "go", "Go client and machine server (unmodified)", &rows)
+    let rows = [isolated("go")?, isolated("go-machine")?, isolated("go-echo")?].concat();
+    tell(root, "go", "Go client, machine and echo server (unmodified)", &rows)
 }
 
 /// The same in namespaces of its own.
@@ -62,6 +63,11 @@ fn program(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
 /// The machine server.
 pub fn machine_program(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
     build(root, "go-machine", "go.viam.com/rdk/web/cmd/server")
+}
+
+/// The echo server.
+pub fn echo_program(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    build(root, "go-echo", "go.viam.com/utils/rpc/examples/echo/server/cmd")
 }
 
 /// Builds a package once below `target/`. The modules are large, three gigabytes, and take minutes.

@@ -4,38 +4,30 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
+use super::one_cable::OneCable;
 use super::stock::{NAME, Stock};
 use super::{Row, go};
-use crate::Outcome;
 use crate::e2e::Stage;
 use crate::e2e::labs::driver::Driver;
-use crate::lab::policy::Policy;
-use crate::lab::{BOTH, Host};
 use crate::observer::now;
 use crate::processes::Built;
 
 /// When its wheels stop after a client was killed: within its window of 2 s, and what asking takes; not before most of the window is over.
 const STOPPED: std::ops::Range<f64> = 1.5..2.6;
 
-/// A client and the machine on one cable of 2 ms.
+/// A client, the machine, and the cable between them.
 struct Place<'a> {
     stage: &'a Stage,
-    client: Host,
-    server: Host,
+    cable: OneCable,
     stock: Stock,
 }
 
 /// Found by its name and driven, over both kinds of links, and stopped when our client is killed.
 pub fn inside(root: &Path, built: &Built, folder: &Path) -> Result<Vec<Row>, Box<dyn std::error::Error>> {
     let stage = Stage::new(built.clone(), folder.to_path_buf(), false, 1);
-    let lab = stage.lab()?;
-    let (client, server) = (lab.host("client")?, lab.host("machine")?);
-    lab.cable("one", (&client, "eth0"), (&server, "eth0"))?;
-    client.address("eth0", "10.1.0.2/24")?;
-    server.address("eth0", "10.1.0.1/24")?;
-    lab.set("one", BOTH, Policy::delayed(1))?;
-    let stock = Stock::start(&go::machine_program(root)?, &server, &folder.join("stock"))?;
-    let place = Place { stage: &stage, client, server, stock };
+    let cable = OneCable::new(&stage)?;
+    let stock = Stock::start(&go::machine_program(root)?, &cable.server, &folder.join("stock"))?;
+    let place = Place { stage: &stage, cable, stock };
     Ok(vec![
         Row::of("machine server: found by name, driven", place.driven()?),
         Row::of("machine server: our client killed", place.stopped_when_killed()?),
@@ -46,7 +38,7 @@ pub fn inside(root: &Path, built: &Built, folder: &Path) -> Result<Vec<Row>, Box
 impl Place<'_> {
     fn drives(&self, options: &[&str]) -> Result<Driver, Box<dyn std::error::Error>> {
         let mut command = self.stock.client(&self.stage.built, "examples/openloop");
-        let driver = Driver::run(self.stage, &self.client, command.args([NAME, "rate=20"]).args(options))?;
+        let driver = Driver::run(self.stage, &self.cable.client, command.args([NAME, "rate=20"]).args(options))?;
         driver.wait("its link", 0.0, Duration::from_secs(10), |line| line["connected"].is_string())?;
         Ok(driver)
     }
@@ -79,7 +71,7 @@ impl Place<'_> {
         driver.wait_for_standby(Duration::from_secs(10))?;
         sleep(Duration::from_millis(500));
         let cut = now();
-        self.cut_tcp(true)?;
+        self.cable.cut_tcp(true)?;
         driver.wait("calls over WebRTC", cut, Duration::from_secs(5), |line| {
             line["route"] == "use" && line["of"]["route"].as_str().is_some_and(|route| route.contains("WebRTC"))
         })?;
@@ -89,7 +81,7 @@ impl Place<'_> {
         driver.no_lapse()?;
         let route = driver.route()?;
         let stopped = self.killed(driver)?;
-        self.cut_tcp(false)?;
+        self.cable.cut_tcp(false)?;
         Ok(format!("{stopped}; session kept, {read} reads over {route}"))
     }
 
@@ -104,17 +96,5 @@ impl Place<'_> {
             return Err(format!("its wheels stopped {after:.2} s after the kill, and not within {STOPPED:?} s").into());
         }
         Ok(format!("ok, wheels at rest {after:.2} s after the kill"))
-    }
-
-    /// At both ends of the cable, before either system sees the packet.
-    fn cut_tcp(&self, cut: bool) -> Outcome {
-        for host in [&self.client, &self.server] {
-            host.nft(if cut {
-                "table netdev cut {\nchain in { type filter hook ingress device \"eth0\" priority 0; meta l4proto tcp drop; }\n}\n"
-            } else {
-                "delete table netdev cut\n"
-            })?;
-        }
-        Ok(())
     }
 }

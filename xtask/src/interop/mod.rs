@@ -2,8 +2,10 @@
 
 mod browser;
 mod go;
+mod go_echo;
 mod go_machine;
 mod legs;
+mod one_cable;
 mod places;
 mod python;
 mod rust_utils;
@@ -90,6 +92,7 @@ pub fn inside(root: &Path, peer: &str, folder: &Path) -> Outcome {
         match peer {
             "browser" => browser::inside(root, &built, folder),
             "go" => go::inside(root, &built, folder),
+            "go-echo" => go_echo::inside(root, &built, folder),
             "go-machine" => go_machine::inside(root, &built, folder),
             "python" => python::inside(root, &built, folder),
             "rust-utils" => rust_utils::inside(root, &built, folder),

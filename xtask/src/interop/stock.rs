@@ -103,7 +103,7 @@ impl Stock {
 
 /// What it kept of its cloud's answers. Leaves the certificate to trust in `folder`.
 fn known(mut cloud: Value, folder: &Path) -> Result<Value, Box<dyn std::error::Error>> {
-    let (chain, key, ca) = certificate()?;
+    let (chain, key, ca) = certificate(&[NAME, LOCAL_NAME])?;
     fs::write(folder.join("ca.pem"), ca)?;
     let more = json!({
         "location_secret": "of nobody", "location_secrets": [{ "id": "1", "secret": "of nobody" }], "location_id": "loc1",
@@ -123,8 +123,8 @@ fn known(mut cloud: Value, folder: &Path) -> Result<Value, Box<dyn std::error::E
     }))
 }
 
-/// A chain for both of its names, its key, and the certificate at the chain's end.
-fn certificate() -> Result<(String, String, String), Box<dyn std::error::Error>> {
+/// A chain for these names, its key, and the certificate at the chain's end.
+pub fn certificate(names: &[&str]) -> Result<(String, String, String), Box<dyn std::error::Error>> {
     let named = |name: &str| {
         let mut distinguished = DistinguishedName::new();
         distinguished.push(DnType::CommonName, name);
@@ -135,8 +135,8 @@ fn certificate() -> Result<(String, String, String), Box<dyn std::error::Error>>
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
-    let mut leaf = CertificateParams::new(vec![NAME.to_owned(), LOCAL_NAME.to_owned()])?;
-    leaf.distinguished_name = named(NAME);
+    let mut leaf = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+    leaf.distinguished_name = named(names.first().copied().unwrap_or_default());
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     leaf.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate()?;
