@@ -58,4 +58,6 @@ pub use exchange::CallerIdentity;
 #[cfg(feature = "webrtc")]
 pub use options::{IcePolicy, IceServer, PeerOptions, SocketChoice, TurnFilter};
 #[cfg(feature = "webrtc")]
+pub use peer::Backend;
+#[cfg(feature = "webrtc")]
 pub use socket::Mux;

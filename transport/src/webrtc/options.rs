@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::peer::Backend;
 use super::socket::Mux;
 
 /// STUN servers that existing peers use where nobody names others.
@@ -145,6 +146,8 @@ pub struct PeerOptions {
     pub loopback: bool,
     /// Trust for TURN over TLS; without it such servers are passed over.
     pub turn_tls: Option<Arc<rustls::ClientConfig>>,
+    /// Which library makes the connection. Default str0m.
+    pub backend: Backend,
     /// Bound of everything up to the open channel. Default 10 s, as existing peers have it.
     pub timeout: Duration,
 }
@@ -160,6 +163,7 @@ impl Default for PeerOptions {
             sctp_init: true,
             loopback: true,
             turn_tls: None,
+            backend: Backend::default(),
             timeout: Duration::from_secs(10),
         }
     }

@@ -73,8 +73,8 @@ impl Driver {
             while let Some(event) = self.peer.poll_event() {
                 self.handle_event(event, now);
             }
-            if let Some(selected) = self.selected {
-                let _ = moving.answer.send(selected);
+            if let Some(new) = self.selected.filter(|new| *new != selected) {
+                let _ = moving.answer.send(new);
             }
         }
     }

@@ -5,7 +5,6 @@ use std::io;
 use super::*;
 use crate::webrtc::gather::hosts;
 use crate::webrtc::options::{PeerOptions, SocketChoice};
-use crate::webrtc::peer::str0m::Str0m;
 use crate::webrtc::peer::{LocalCandidate, PeerError, Role};
 use crate::webrtc::sdp::Description;
 
@@ -39,10 +38,7 @@ fn start(
     offer: Option<&Description>,
 ) -> Result<(Connection, Description), OpenError> {
     let now = Instant::now();
-    let mut peer = Str0m::new(role, now)?;
-    if !options.sctp_init {
-        peer.make_handshakes();
-    }
+    let mut peer = options.backend.make(role, options.sctp_init, now)?;
     let (wire, shared) = match &options.socket {
         SocketChoice::Ephemeral => (Wire::Own(Socket::bind(0)?), None),
         SocketChoice::Shared(mux) => {
@@ -64,7 +60,7 @@ fn start(
     let (reports, from_driver) = mpsc::channel(64);
     let (relayed_in, relayed) = mpsc::channel(256);
     let mut driver = Driver {
-        peer: Box::new(peer),
+        peer,
         wire,
         policy: options.policy,
         loopback: options.loopback,

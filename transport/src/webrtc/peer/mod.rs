@@ -1,16 +1,20 @@
 //! The seam between a library's peer connection and the driver that gives it sockets and a clock.
 //!
-//! A [`Peer`] is sans-IO: datagrams and time in, datagrams and events out. [`str0m::Str0m`] is the default implementation.
+//! A [`Peer`] is sans-IO: datagrams and time in, datagrams and events out. [`str0m::Str0m`] is the default implementation; with the
+//! feature `webrtc-rs` there is `webrtc_rs::WebrtcRs` beside it.
 
 mod sctp;
 pub mod str0m;
+#[cfg(feature = "webrtc-rs")]
+pub mod webrtc_rs;
 
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use aws_lc_rs::digest;
 use bytes::Bytes;
 
-use super::channel::CandidatePair;
+use super::channel::{CandidateKind, CandidatePair};
 use super::sdp::Description;
 
 /// The largest datagram that a peer connection makes, in bytes of UDP payload: what WebRTC stacks have used for a decade without
@@ -105,9 +109,66 @@ pub enum PeerError {
     /// The message is longer than the peer reads.
     #[error("a message of {0} bytes is longer than the peer reads")]
     TooLong(usize),
+    /// The library refused, in its words.
+    #[error("the WebRTC library refused: {0}")]
+    Library(String),
     /// The connection is over.
     #[error("the connection is over")]
     Closed,
+}
+
+/// Which library makes a peer connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Backend {
+    /// str0m's parts.
+    #[default]
+    Str0m,
+    /// The `webrtc` crate's sans-IO half.
+    #[cfg(feature = "webrtc-rs")]
+    WebrtcRs,
+}
+
+impl Backend {
+    /// A new peer connection. Without `sctp_init` its descriptions do not tell of the SCTP association, which only str0m's do.
+    ///
+    /// # Errors
+    ///
+    /// Where the library makes none.
+    pub fn make(self, role: Role, sctp_init: bool, now: Instant) -> Result<Box<dyn Peer>, Ended> {
+        Ok(match self {
+            Self::Str0m => {
+                let mut peer = str0m::Str0m::new(role, now)?;
+                if !sctp_init {
+                    peer.make_handshakes();
+                }
+                Box::new(peer)
+            }
+            #[cfg(feature = "webrtc-rs")]
+            Self::WebrtcRs => Box::new(webrtc_rs::WebrtcRs::new(role, now)?),
+        })
+    }
+}
+
+/// Of a certificate: its fingerprint.
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut sum = [0; 32];
+    sum.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    sum
+}
+
+/// A candidate as signaling carries it. The user name stands in the description already, and old peers know no such extension.
+fn text_of(candidate: &::is::Candidate) -> String {
+    let text = candidate.to_sdp_string();
+    text.split(" ufrag ").next().unwrap_or_default().to_owned()
+}
+
+fn kind_of(candidate: &::is::Candidate) -> CandidateKind {
+    match candidate.kind() {
+        ::is::CandidateKind::Host => CandidateKind::Host,
+        ::is::CandidateKind::PeerReflexive => CandidateKind::PeerReflexive,
+        ::is::CandidateKind::ServerReflexive => CandidateKind::ServerReflexive,
+        ::is::CandidateKind::Relayed => CandidateKind::Relayed,
+    }
 }
 
 /// A library's peer connection. See the module.
@@ -125,7 +186,7 @@ pub trait Peer: Send {
     /// Adds an address of the peer's.
     fn add_remote(&mut self, candidate: &::is::Candidate, now: Instant);
     /// Selects the other pair, and gives up the candidate of this one that the other does not share, so that it is not nominated again.
-    /// For the controlling side; the other side follows the data.
+    /// For the controlling side; the other side follows the data. No [`Event::Selected`] follows where the library lets nobody choose.
     fn leave_pair(&mut self, pair: CandidatePair, for_other: CandidatePair, now: Instant);
     /// The pairs that may be tried, at most 32.
     fn pairs(&self) -> Vec<CandidatePair>;

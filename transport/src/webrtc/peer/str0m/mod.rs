@@ -2,6 +2,7 @@
 //!
 //! The composition is ours, because str0m keeps the timers of the parts to itself that loss turns into seconds.
 
+mod hurry;
 mod seam;
 mod secrets;
 
@@ -18,20 +19,22 @@ use is::{Candidate as IceCandidate, IceAgent, IceAgentEvent, IceCreds};
 use str0m_proto::Protocol;
 
 use super::sctp::{DATA, NEGOTIATION, Sctp, Told};
-use super::{Credentials, Ended, Event, LocalCandidate, MAX_DATAGRAM, Peer, PeerError, Role};
+use super::{Credentials, Ended, Event, LocalCandidate, MAX_DATAGRAM, Peer, PeerError, Role, kind_of, sha256, text_of};
 use crate::webrtc::channel::{Candidate, CandidateKind, CandidatePair};
 use crate::webrtc::sdp::{Description, Kind, Setup};
+use hurry::Hurry;
 pub(crate) use secrets::Hmac;
-use secrets::{credentials, random_u64, sha256};
+use secrets::{credentials, random_u64};
 
 /// The first repetition of a STUN check. Loss of the first check is the commonest delay of a dial.
 const STUN_RTO: Duration = Duration::from_millis(50);
-/// The first repetition of a DTLS flight; it doubles from there.
+/// The first repetition of a DTLS flight; it doubles from there, to what [`hurry`] allows.
 const DTLS_RTO: Duration = Duration::from_millis(100);
-/// Repetitions of a DTLS flight: 100 ms doubling gives up after 6 s, before the dial does.
-const DTLS_RETRIES: usize = 6;
-/// What is left of a dial's 10 s once there is a path.
-const DTLS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Repetitions of a DTLS flight: 100, 200 and 14 times 400 ms give up after 6 s, before the dial does; with a peer that is not ours the
+/// dial gives up first.
+const DTLS_RETRIES: usize = 16;
+/// The handshake's end is the dial's; this one is out of the way of a clock that runs ahead.
+const DTLS_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Pairs that are checked: eight of our addresses with eight of the peer's.
 const MAX_PAIRS: usize = 64;
 /// Addresses that DTLS is taken from; each has shown the ICE password.
@@ -75,6 +78,7 @@ pub struct Str0m {
     started: bool,
     secured: bool,
     dtls_timeout: Option<Instant>,
+    hurry: Hurry,
     sctp: Sctp,
     selected: Option<Path>,
     /// Where DTLS last came from, for the time before a pair is selected.
@@ -153,6 +157,7 @@ impl Str0m {
             started: false,
             secured: false,
             dtls_timeout: None,
+            hurry: Hurry::default(),
             sctp: Sctp::new(),
             selected: None,
             answered: None,
@@ -279,7 +284,7 @@ impl Str0m {
     }
 
     fn run_dtls_timeout(&mut self, now: Instant) {
-        if let Err(e) = self.dtls.handle_timeout(now) {
+        if let Err(e) = self.dtls.handle_timeout(self.hurry.clock(now)) {
             self.end(Ended::Dtls(e.to_string()));
         }
         self.drain_dtls(now);
@@ -316,7 +321,7 @@ impl Str0m {
                     return self.end(Ended::Dtls(format!("a record of {needed} bytes")));
                 }
                 Output::Timeout(at) => {
-                    self.dtls_timeout = Some(at);
+                    self.dtls_timeout = Some(self.hurry.wake(at, now, self.sctp.is_agreed()));
                     return;
                 }
                 _ => {}
@@ -348,30 +353,16 @@ impl Str0m {
 
     /// How both ends of a path came about.
     fn pair(&self, path: Path) -> CandidatePair {
-        let local = self.ice.local_candidates().find(|c| c.addr() == path.local).map_or(CandidateKind::Host, kind_of);
+        let local =
+            self.ice.local_candidates().find(|c| c.addr() == path.local).map_or(CandidateKind::Host, |c| kind_of(&c));
         let remote = self
             .ice
             .remote_candidates()
             .find(|c| c.addr() == path.remote)
-            .map_or(CandidateKind::PeerReflexive, kind_of);
+            .map_or(CandidateKind::PeerReflexive, |c| kind_of(&c));
         CandidatePair {
             local: Candidate { address: path.local, kind: local },
             remote: Candidate { address: path.remote, kind: remote },
         }
     }
-}
-
-fn kind_of(candidate: IceCandidate) -> CandidateKind {
-    match candidate.kind() {
-        is::CandidateKind::Host => CandidateKind::Host,
-        is::CandidateKind::PeerReflexive => CandidateKind::PeerReflexive,
-        is::CandidateKind::ServerReflexive => CandidateKind::ServerReflexive,
-        is::CandidateKind::Relayed => CandidateKind::Relayed,
-    }
-}
-
-/// A candidate as signaling carries it. The user name stands in the description already, and old peers know no such extension.
-fn text_of(candidate: &IceCandidate) -> String {
-    let text = candidate.to_sdp_string();
-    text.split(" ufrag ").next().unwrap_or_default().to_owned()
 }

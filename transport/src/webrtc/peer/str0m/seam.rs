@@ -137,7 +137,8 @@ impl Peer for Str0m {
                 let path = Path { local, remote };
                 self.answered = Some(path);
                 self.taken = false;
-                let fed = self.dtls.handle_timeout(now).and_then(|()| self.dtls.handle_packet(datagram));
+                let fed =
+                    self.dtls.handle_timeout(self.hurry.clock(now)).and_then(|()| self.dtls.handle_packet(datagram));
                 if let Err(e) = fed {
                     self.end(Ended::Dtls(e.to_string()));
                 }
@@ -163,6 +164,9 @@ impl Peer for Str0m {
     }
 
     fn poll_timeout(&mut self) -> Option<Instant> {
+        if self.closed {
+            return None;
+        }
         // Before the peer's credentials are known there is nobody to check.
         let ice = self.ice.remote_credentials().is_some().then(|| self.ice.poll_timeout()).flatten();
         let dtls = self.started.then_some(self.dtls_timeout).flatten().or(self.answered.and(self.dtls_timeout));

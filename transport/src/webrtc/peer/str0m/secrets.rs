@@ -1,6 +1,6 @@
 //! Keyed sums and randomness, from the one cryptographic library.
 
-use aws_lc_rs::{digest, hmac, rand};
+use aws_lc_rs::{hmac, rand};
 use is::IceCreds;
 use str0m_proto::Sha1HmacProvider;
 
@@ -45,10 +45,4 @@ pub(super) fn random_u64() -> u64 {
     let mut bytes = [0; 8];
     let _ = rand::fill(&mut bytes);
     u64::from_be_bytes(bytes)
-}
-
-pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut sum = [0; 32];
-    sum.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
-    sum
 }
