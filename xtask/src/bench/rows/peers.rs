@@ -37,16 +37,22 @@ pub const ROWS: &[Row] = &[
     python(
         "black-hole-python-webrtc",
         "the Python SDK 0.85.1 and our machine, black hole of its WebRTC path, another path there: gap, or its end, or silence for a minute",
-        |stage| cut(stage, Sdk::Python, false),
+        |stage| cut(stage, Sdk::Python, LONE, false),
     ),
-    python("black-hole-python-direct", "the same, direct", |stage| cut(stage, Sdk::Python, true)),
+    python("black-hole-python-direct", "the same, direct", |stage| cut(stage, Sdk::Python, LONE, true)),
     go(
         "black-hole-go-webrtc",
         "the Go client 1.9.0 and our machine, by a name and port that lead to both of its paths, black hole of its WebRTC path: gap, or its end, or silence for a minute and a half",
-        |stage| cut(stage, Sdk::Go, false),
+        |stage| cut(stage, Sdk::Go, LONE, false),
         45,
     ),
-    go("black-hole-go-direct", "the same, direct", |stage| cut(stage, Sdk::Go, true), 65),
+    go("black-hole-go-direct", "the same, direct", |stage| cut(stage, Sdk::Go, LONE, true), 65),
+    go(
+        "black-hole-go-named",
+        "the same, over WebRTC, by the machine's name, which it looks for by mDNS",
+        |stage| cut(stage, Sdk::Go, NEAR, false),
+        15,
+    ),
 ];
 
 /// Whose client calls.
@@ -79,18 +85,21 @@ impl Sdk {
     }
 }
 
-/// A name that no client takes for one of a cloud's: they ask its machine for signaling. It leads to both of its addresses.
-const LONE: &str = "rover.example";
+/// An address that no client takes for one of a cloud's: they ask its machine for signaling. It leads to both of its addresses.
+const LONE: &str = "rover.example:8080";
+/// The name of a machine on the local network.
+const NEAR: &str = "near-main.loc1.viam.cloud";
 
 /// Puts a black hole where the client's calls go by.
-fn cut(stage: &Stage, sdk: Sdk, direct: bool) -> Outcome {
+fn cut(stage: &Stage, sdk: Sdk, address: &str, direct: bool) -> Outcome {
+    let name = address.split(':').next().unwrap_or_default();
     let hosts = stage.folder.join("hosts");
-    fs::write(&hosts, format!("127.0.0.1 localhost\n10.1.0.1 {LONE}\n10.2.0.1 {LONE}\n"))?;
+    fs::write(&hosts, "127.0.0.1 localhost\n10.1.0.1 rover.example\n10.2.0.1 rover.example\n")?;
     run(&format!("mount --bind {} /etc/hosts", hosts.display()))?;
-    let options = MachineOptions { name: Some(LONE.to_owned()), ..MachineOptions::default() };
+    let options = MachineOptions { name: Some(name.to_owned()), ..MachineOptions::default() };
     let place = TwoPaths::of(stage, &["one", "two"], Policy::delayed(1), &options)?;
     let mut command = sdk.program()?;
-    command.args([&format!("{LONE}:{PORT}"), KEY_ID, KEY, "120"]);
+    command.args([address, KEY_ID, KEY, "120"]);
     command.args(direct.then_some("direct")).env("SSL_CERT_FILE", place.machine.ca()).env("HOME", &stage.folder);
     let mut client = Driver::run(stage, &place.client, &mut command)?;
     client.wait("its link", 0.0, Duration::from_secs(60), |line| line["connected"].is_string())?;
