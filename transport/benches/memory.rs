@@ -7,7 +7,7 @@ mod conformance;
 #[path = "../tests/signaling/mod.rs"]
 mod signaling;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ use transport::webrtc::{AnswerOptions, Mux, PeerOptions, SocketChoice, answer, c
 const NAME: &str = "m-main.loc1.viam.cloud";
 /// Pairs of peers.
 const PAIRS: usize = 200;
+/// Pairs before them: what is there once, for every thread, is not theirs.
+const WARM: usize = 16;
 /// Set in the processes that hold them.
 const KIND: &str = "LIFELINE_BENCH_PEERS";
 
@@ -62,20 +64,31 @@ fn tell(before: f64) {
     println!("{:.3}", (resident() - before) / (2 * PAIRS) as f64);
 }
 
+/// The addresses of this computer, as ours offers them: each pair of them is memory.
+fn hosts() -> Vec<IpAddr> {
+    let mut ips: Vec<IpAddr> =
+        if_addrs::get_if_addrs().expect("interfaces").iter().map(if_addrs::Interface::ip).collect();
+    ips.retain(|ip| !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()));
+    ips
+}
+
 /// Two of the library's connections, their channels open.
 fn opened() -> [Str0m; 2] {
     let now = Instant::now();
-    let address = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));
     let mut peers = [Role::Caller, Role::Answerer].map(|role| Str0m::new(role, now).expect("made"));
     for (peer, port) in peers.iter_mut().zip([1, 2]) {
-        peer.add_local(LocalCandidate::Host(address(port)), now);
+        for ip in hosts() {
+            peer.add_local(LocalCandidate::Host(SocketAddr::new(ip, port)), now);
+        }
     }
     let offer = peers[0].offer();
     let answer = peers[1].answer(&offer, now).expect("answered");
     peers[0].accept(&answer, now).expect("accepted");
     for (peer, port) in peers.iter_mut().zip([2, 1]) {
-        let of = is::Candidate::host(address(port), "udp").expect("a candidate");
-        peer.add_remote(&of, now);
+        for ip in hosts() {
+            let of = is::Candidate::host(SocketAddr::new(ip, port), "udp").expect("a candidate");
+            peer.add_remote(&of, now);
+        }
     }
     let mut open = [false; 2];
     let started = Instant::now();
@@ -98,8 +111,7 @@ fn opened() -> [Str0m; 2] {
 }
 
 fn bare() {
-    // What is there once is not theirs.
-    let first = opened();
+    let first: Vec<_> = (0..WARM).map(|_| opened()).collect();
     let before = resident();
     let pairs: Vec<[Str0m; 2]> = (0..PAIRS).map(|_| opened()).collect();
     tell(before);
@@ -124,8 +136,8 @@ async fn ours() {
     });
     let mut pairs = Vec::new();
     let mut before = 0.0;
-    for number in 0..=PAIRS {
-        if number == 1 {
+    for number in 0..WARM + PAIRS {
+        if number == WARM {
             before = resident();
         }
         let called = call(channel.clone(), NAME, &PeerOptions::default(), &mut |_, _| {}).await.expect("answered");

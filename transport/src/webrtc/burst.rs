@@ -1,6 +1,12 @@
 //! Puts datagrams that go the same way into one system call (UDP GSO).
 
+use std::cell::Cell;
 use std::net::SocketAddr;
+
+thread_local! {
+    /// The memory of the thread's last burst: a connection that is idle holds none.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// What one call may carry: the kernel's own bound of a datagram's length.
 const MAX_BYTES: usize = 60_000;
@@ -31,6 +37,7 @@ impl Burst {
             && self.bytes.len() + datagram.len() <= MAX_BYTES;
         if !fits {
             self.flush(send);
+            self.bytes = SPARE.take();
             self.way = Some(way);
             self.segment = datagram.len();
         }
@@ -43,8 +50,9 @@ impl Burst {
     pub fn flush(&mut self, send: &mut impl FnMut(SocketAddr, SocketAddr, usize, &[u8])) {
         if let Some((local, remote)) = self.way.take() {
             send(local, remote, self.segment, &self.bytes);
+            self.bytes.clear();
+            SPARE.set(std::mem::take(&mut self.bytes));
         }
-        self.bytes.clear();
         self.count = 0;
         self.short = false;
     }

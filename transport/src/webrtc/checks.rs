@@ -4,7 +4,6 @@
 //! section 7.2.2) with our role and without USE-CANDIDATE; every ICE peer answers them. Their answers are taken out before the
 //! library sees them.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -56,7 +55,8 @@ struct Out {
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     out: Vec<Out>,
-    health: BTreeMap<Ends, Health>,
+    /// By age of the pair.
+    health: Vec<(Ends, Health)>,
 }
 
 impl Checks {
@@ -91,10 +91,15 @@ impl Checks {
         if rtt > TOO_LATE {
             return None;
         }
-        if self.health.len() == MAX_PAIRS && !self.health.contains_key(&ends) {
-            self.health.pop_first();
-        }
-        let health = self.health.entry(ends).or_default();
+        let known = self.health.iter().position(|(of, _)| *of == ends);
+        let at = known.unwrap_or_else(|| {
+            if self.health.len() == MAX_PAIRS {
+                self.health.remove(0);
+            }
+            self.health.push((ends, Health::default()));
+            self.health.len() - 1
+        });
+        let health = &mut self.health[at].1;
         health.rtt = Some(health.rtt.map_or(rtt, |old| (7 * old + rtt) / 8));
         health.answered = Some(now);
         Some(Answered { ends, rtt, check: id })
@@ -102,7 +107,7 @@ impl Checks {
 
     /// What is known of a pair.
     pub fn health(&self, ends: Ends) -> Health {
-        self.health.get(&ends).copied().unwrap_or_default()
+        self.health.iter().find(|(of, _)| *of == ends).map(|(_, health)| *health).unwrap_or_default()
     }
 
     /// Forgets everything: the credentials have changed.

@@ -381,11 +381,13 @@ impl Answerer {
         }
     }
 
-    /// Our answer; it leaves before everything else, its candidates [`HEAD_START`] later unless it is `complete`, and the caller's are used after that.
+    /// Our answer; it leaves before everything else, to an existing caller its candidates [`HEAD_START`] later unless it is `complete`, and the
+    /// caller's are used after that.
     pub fn handle_answer(&mut self, mut answer: Description, now: Instant) {
         self.answered = true;
         let mut seen = now;
-        if !answer.complete {
+        // Ends of ours begin with all that is known.
+        if self.patient && !answer.complete {
             self.held.splice(0..0, std::mem::take(&mut answer.candidates));
             seen += HEAD_START;
             self.released = Some(seen);

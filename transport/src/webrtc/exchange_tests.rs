@@ -219,6 +219,7 @@ fn an_existing_caller_is_checked_once_it_has_checked_us_and_one_of_ours_as_soon_
     assert_eq!(answered(&mut answerer), ["remote"]);
     offer.sctp_init = Some(vec![1; 20]);
     let (in_offer, said, _) = begun(&offer);
+    // At once, and the answer holds all that is known.
     assert_eq!((in_offer, said), (1, vec!["init", "remote"]));
 }
 

@@ -106,7 +106,7 @@ struct Waiting {
 
 pub(super) struct State<M> {
     pub(super) mux: M,
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: BTreeMap<u64, Box<Waiting>>,
     opened: Vec<Opened>,
 }
 

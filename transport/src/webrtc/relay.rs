@@ -71,7 +71,7 @@ impl Relay {
 }
 
 /// Asks one server; exactly one of `Stun`, `Allocated` and `Failed` is told.
-pub(crate) fn start(server: Server, tls: Option<Arc<rustls::ClientConfig>>, news: mpsc::Sender<News>) {
+pub(crate) fn start(server: Server, tls: Option<Arc<rustls::ClientConfig>>, news: mpsc::Sender<Box<News>>) {
     tokio::spawn(async move {
         let found = timeout(PATIENCE, tokio::net::lookup_host((server.url.host.as_str(), server.url.port))).await;
         let found: Vec<SocketAddr> = match found {
@@ -85,7 +85,7 @@ pub(crate) fn start(server: Server, tls: Option<Arc<rustls::ClientConfig>>, news
             // One of each family is enough: all see the same.
             let of = |v4: bool| found.iter().copied().find(move |a| a.is_ipv4() == v4);
             let servers = if usable { of(true).into_iter().chain(of(false)).collect() } else { Vec::new() };
-            let _ = news.send(News::Stun(servers)).await;
+            let _ = news.send(Box::new(News::Stun(servers))).await;
             return;
         }
         let Some(address) = found.iter().copied().find(SocketAddr::is_ipv4).or(found.first().copied()) else {
@@ -97,8 +97,8 @@ pub(crate) fn start(server: Server, tls: Option<Arc<rustls::ClientConfig>>, news
     });
 }
 
-async fn fail(news: &mpsc::Sender<News>, url: &IceUrl, why: &(dyn fmt::Display + Sync)) {
-    let _ = news.send(News::Failed(format!("{}:{}: {why}", url.host, url.port))).await;
+async fn fail(news: &mpsc::Sender<Box<News>>, url: &IceUrl, why: &(dyn fmt::Display + Sync)) {
+    let _ = news.send(Box::new(News::Failed(format!("{}:{}: {why}", url.host, url.port)))).await;
 }
 
 /// A client of the library over a socket of ours. `Err` only before an address was allocated.
@@ -106,7 +106,7 @@ async fn allocate(
     server: &Server,
     address: SocketAddr,
     tls: Option<Arc<rustls::ClientConfig>>,
-    news: &mpsc::Sender<News>,
+    news: &mpsc::Sender<Box<News>>,
 ) -> io::Result<()> {
     let mut config = TurnConfig::new(TurnCredentials::new(&server.username, &server.credential));
     if address.is_ipv6() {
@@ -186,7 +186,7 @@ struct Session<C> {
     pipe: Pipe,
     local: SocketAddr,
     server: SocketAddr,
-    news: mpsc::Sender<News>,
+    news: mpsc::Sender<Box<News>>,
     base: Instant,
     relay: Option<SocketAddr>,
     peers: BTreeMap<SocketAddr, Known>,
@@ -195,7 +195,7 @@ struct Session<C> {
 }
 
 impl<C: TurnClientApi> Session<C> {
-    fn new(client: C, pipe: Pipe, local: SocketAddr, server: SocketAddr, news: mpsc::Sender<News>) -> Self {
+    fn new(client: C, pipe: Pipe, local: SocketAddr, server: SocketAddr, news: mpsc::Sender<Box<News>>) -> Self {
         let (handle, outgoing) = mpsc::channel(WAITING);
         let (base, peers) = (Instant::now(), BTreeMap::new());
         Self { client, pipe, local, server, news, base, relay: None, peers, outgoing, handle: Some(handle) }
@@ -273,7 +273,7 @@ impl<C: TurnClientApi> Session<C> {
                     if let (None, Some(to)) = (self.relay, self.handle.take()) {
                         self.relay = Some(address);
                         let base = if self.local.is_ipv4() == address.is_ipv4() { self.local } else { address };
-                        let _ = self.news.send(News::Allocated(Relay { address, base, to })).await;
+                        let _ = self.news.send(Box::new(News::Allocated(Relay { address, base, to }))).await;
                     }
                 }
                 TurnEvent::AllocationCreateFailed(_) if self.relay.is_none() => {
@@ -332,7 +332,7 @@ impl<C: TurnClientApi> Session<C> {
             return;
         };
         let tell = |peer, data: &[u8]| {
-            let _ = self.news.try_send(News::Datagram { relay, peer, bytes: Bytes::copy_from_slice(data) });
+            let _ = self.news.try_send(Box::new(News::Datagram { relay, peer, bytes: Bytes::copy_from_slice(data) }));
         };
         if let TurnRecvRet::PeerData(data) =
             self.client.recv(Transmit::new(bytes, transport, self.server, self.local), now)

@@ -155,11 +155,11 @@ pub struct Mux {
 #[derive(Debug, Default)]
 struct Routes {
     /// By our ICE user name.
-    names: BTreeMap<String, (u64, mpsc::Sender<Batch>)>,
+    names: BTreeMap<String, (u64, mpsc::Sender<Box<Batch>>)>,
     /// By the peer's address.
-    remotes: BTreeMap<SocketAddr, (u64, mpsc::Sender<Batch>)>,
+    remotes: BTreeMap<SocketAddr, (u64, mpsc::Sender<Box<Batch>>)>,
     /// By the number of a question to a STUN server, which all connections ask from this one socket.
-    asked: BTreeMap<[u8; 12], (u64, mpsc::Sender<Batch>)>,
+    asked: BTreeMap<[u8; 12], (u64, mpsc::Sender<Box<Batch>>)>,
     next: u64,
 }
 
@@ -188,7 +188,7 @@ impl Mux {
     }
 
     /// A place for the connection of this ICE user name.
-    pub(crate) fn join(self: &Arc<Self>, ufrag: &str) -> (Place, mpsc::Receiver<Batch>) {
+    pub(crate) fn join(self: &Arc<Self>, ufrag: &str) -> (Place, mpsc::Receiver<Box<Batch>>) {
         let (to, from) = mpsc::channel(WAITING);
         let mut routes = self.lock();
         routes.next += 1;
@@ -204,7 +204,7 @@ impl Mux {
     fn dispatch(&self, local: SocketAddr, remote: SocketAddr, stride: usize, bytes: &[u8]) {
         let mut routes = self.lock();
         if let Some((_, to)) = answered(bytes).and_then(|question| routes.asked.remove(&question)) {
-            let _ = to.try_send(Batch { local, remote, stride, bytes: Bytes::copy_from_slice(bytes) });
+            let _ = to.try_send(Box::new(Batch { local, remote, stride, bytes: Bytes::copy_from_slice(bytes) }));
             return;
         }
         let named = requested(bytes).and_then(|name| routes.names.get(name).cloned());
@@ -217,7 +217,7 @@ impl Mux {
             routes.remotes.insert(remote, route.clone());
         }
         let Some((_, to)) = named.as_ref().or_else(|| routes.remotes.get(&remote)) else { return };
-        let _ = to.try_send(Batch { local, remote, stride, bytes: Bytes::copy_from_slice(bytes) });
+        let _ = to.try_send(Box::new(Batch { local, remote, stride, bytes: Bytes::copy_from_slice(bytes) }));
     }
 }
 

@@ -1,6 +1,7 @@
 //! A signaling service as small as one can be: offers wait for an answerer, everything else is passed on.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use machine_api::google::rpc::Status as RpcStatus;
@@ -36,6 +37,7 @@ pub struct Seen {
 pub struct Signaling {
     offers: (async_channel::Sender<Offer>, async_channel::Receiver<Offer>),
     updates: Arc<Mutex<BTreeMap<String, mpsc::Sender<api::CallUpdateRequest>>>>,
+    begun: Arc<AtomicU64>,
     pub seen: Arc<Mutex<Seen>>,
     pub servers: Arc<Mutex<Vec<api::IceServer>>>,
     pub host: &'static str,
@@ -61,6 +63,7 @@ impl Signaling {
         let service = Self {
             offers: async_channel::bounded(64),
             updates: Arc::default(),
+            begun: Arc::default(),
             seen: Arc::default(),
             servers: Arc::default(),
             host,
@@ -91,7 +94,7 @@ impl SignalingService for Signaling {
         let host = self.host(request.metadata())?;
         let (to_caller, from_answerer) = mpsc::channel(16);
         let (to_answerer, updates) = mpsc::channel(64);
-        let uuid = format!("exchange {}", self.updates.lock().expect("whole").len());
+        let uuid = format!("exchange {}", self.begun.fetch_add(1, Ordering::Relaxed));
         self.updates.lock().expect("whole").insert(uuid.clone(), to_answerer);
         let offer = Offer { uuid, call: request.into_inner(), host, to_caller, updates };
         self.offers.0.send(offer).await.map_err(|_| Status::unavailable("closed"))?;
@@ -113,7 +116,11 @@ impl SignalingService for Signaling {
                 None => {}
             }
         }
-        let to = self.updates.lock().expect("whole").get(&update.uuid).cloned();
+        let is_last = !matches!(update.update, Some(call_update_request::Update::Candidate(_)));
+        let to = {
+            let mut updates = self.updates.lock().expect("whole");
+            if is_last { updates.remove(&update.uuid) } else { updates.get(&update.uuid).cloned() }
+        };
         if let Some(to) = to {
             let _ = to.send(update).await;
         }

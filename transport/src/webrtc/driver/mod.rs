@@ -66,7 +66,7 @@ struct Driver {
     control: mpsc::WeakSender<Command>,
     reports: Option<mpsc::Sender<Report>>,
     gathering: Gathering,
-    relayed_in: mpsc::Sender<relay::News>,
+    relayed_in: mpsc::Sender<Box<relay::News>>,
     relays: BTreeMap<SocketAddr, Relay>,
     checks: Checks,
     probes: Vec<(TransId, oneshot::Sender<Duration>)>,
@@ -101,8 +101,8 @@ impl Driver {
     async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
-        mut shared: Option<mpsc::Receiver<Batch>>,
-        mut relayed: mpsc::Receiver<relay::News>,
+        mut shared: Option<mpsc::Receiver<Box<Batch>>>,
+        mut relayed: mpsc::Receiver<Box<relay::News>>,
     ) {
         let mut sleep = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
         let mut severed: Pin<Box<dyn Future<Output = &'static str> + Send>> = Box::pin(std::future::pending());
@@ -162,7 +162,7 @@ impl Driver {
                     self.read_socket();
                 }
                 Some(batch) = next(shared.as_mut()) => self.take_batch(&batch),
-                Some(news) = relayed.recv() => self.handle_relay(news),
+                Some(news) = relayed.recv() => self.handle_relay(*news),
                 command = commands.recv(), if ordered => match command {
                     Some(command) => self.handle_command(command, Instant::now()),
                     // Nobody can open it any more.

@@ -80,7 +80,8 @@ struct Call {
 pub struct Callee {
     limits: Limits,
     single: fn(&str) -> bool,
-    calls: BTreeMap<u64, Call>,
+    /// Boxed: a map keeps room for eleven values, and most of the time there is no call.
+    calls: BTreeMap<u64, Box<Call>>,
     reserved: usize,
     out: Outbox,
     deadlines: BTreeSet<(Instant, u64)>,
@@ -212,7 +213,7 @@ impl Callee {
         if window.is_some() {
             call.inbox.keeps_windows(0);
         }
-        self.calls.insert(id, call);
+        self.calls.insert(id, Box::new(call));
         self.out.open(id, reserved);
         if let Some(window) = window {
             self.out.window(id, window);

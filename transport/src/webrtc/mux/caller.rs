@@ -35,7 +35,8 @@ struct Call {
 #[derive(Debug)]
 pub struct Caller {
     next: u64,
-    calls: BTreeMap<u64, Call>,
+    /// Boxed: a map keeps room for eleven values, and most of the time there is no call.
+    calls: BTreeMap<u64, Box<Call>>,
     out: Outbox,
     deadlines: BTreeSet<(Instant, u64)>,
     events: VecDeque<Event>,
@@ -84,7 +85,7 @@ impl Caller {
             self.out.head(id, head);
             self.deadlines.extend(deadline.map(|at| (at, id)));
         }
-        self.calls.insert(id, call);
+        self.calls.insert(id, Box::new(call));
         Ok(id)
     }
 

@@ -73,7 +73,7 @@ pub(super) struct Outbox {
     side: Side,
     /// What one packet carries while no other call waits.
     alone: usize,
-    streams: BTreeMap<u64, Queue>,
+    streams: BTreeMap<u64, Box<Queue>>,
     /// Resets, refusals, windows.
     first: VecDeque<Bytes>,
     reserved: VecDeque<u64>,
@@ -107,7 +107,7 @@ impl Outbox {
             touched: false,
             written: false,
         };
-        self.streams.insert(id, queue);
+        self.streams.insert(id, Box::new(queue));
     }
 
     pub(super) fn head(&mut self, id: u64, head: Bytes) {

@@ -68,6 +68,10 @@ pub struct Str0m {
     role: Role,
     ice: IceAgent,
     tie_breaker: u64,
+    /// ICE has something new to act on since then: the rest of a description's candidates, which mostly comes with it, first. Requests
+    /// that came before the description would else make candidates of their own, and a check that is under way is lost where such a
+    /// one is replaced: 50 ms.
+    due: Option<Instant>,
     dtls: Dtls,
     /// Ours.
     fingerprint: [u8; 32],
@@ -150,6 +154,7 @@ impl Str0m {
             role,
             ice,
             tie_breaker,
+            due: None,
             dtls,
             fingerprint,
             expected: None,

@@ -25,7 +25,7 @@ impl Peer for Str0m {
             answer.sctp_init = self.sctp.init();
             self.sctp.set_peers_init(theirs);
         }
-        self.run_ice(now);
+        self.due.get_or_insert(now);
         Ok(answer)
     }
 
@@ -41,7 +41,7 @@ impl Peer for Str0m {
         if let Some(theirs) = &answer.sctp_init {
             self.sctp.set_peers_init(theirs);
         }
-        self.run_ice(now);
+        self.due.get_or_insert(now);
         Ok(())
     }
 
@@ -63,17 +63,13 @@ impl Peer for Str0m {
             LocalCandidate::Relayed { relay, base } => IceCandidate::relayed(relay, base, Protocol::Udp),
         };
         let text = self.ice.add_local_candidate(made.ok()?).map(text_of);
-        if self.ice.remote_credentials().is_some() {
-            self.run_ice(now);
-        }
+        self.due.get_or_insert(now);
         text
     }
 
     fn add_remote(&mut self, candidate: &IceCandidate, now: Instant) {
         self.ice.add_remote_candidate(candidate.clone());
-        if self.ice.remote_credentials().is_some() {
-            self.run_ice(now);
-        }
+        self.due.get_or_insert(now);
     }
 
     fn leave_pair(&mut self, pair: CandidatePair, for_other: CandidatePair, now: Instant) {
@@ -152,7 +148,7 @@ impl Peer for Str0m {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        if self.ice.poll_timeout().is_none_or(|at| at <= now) {
+        if self.due.take().is_some() || self.ice.poll_timeout().is_none_or(|at| at <= now) {
             self.run_ice(now);
         }
         if self.dtls_timeout.is_some_and(|at| at <= now) {
@@ -168,7 +164,7 @@ impl Peer for Str0m {
             return None;
         }
         // Before the peer's credentials are known there is nobody to check.
-        let ice = self.ice.remote_credentials().is_some().then(|| self.ice.poll_timeout()).flatten();
+        let ice = self.ice.remote_credentials().is_some().then(|| self.due.or(self.ice.poll_timeout())).flatten();
         let dtls = self.started.then_some(self.dtls_timeout).flatten().or(self.answered.and(self.dtls_timeout));
         [ice, dtls, self.sctp.poll_timeout()].into_iter().flatten().min()
     }
