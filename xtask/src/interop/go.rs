@@ -60,6 +60,11 @@ fn program(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
     build(root, "go-client", ".")
 }
 
+/// The client that calls at a fixed pace.
+pub fn openloop_program(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    build(root, "go-openloop", "./openloop")
+}
+
 /// The machine server.
 pub fn machine_program(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
     build(root, "go-machine", "go.viam.com/rdk/web/cmd/server")

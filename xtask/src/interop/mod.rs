@@ -24,7 +24,7 @@ use crate::lab;
 use crate::processes::Built;
 
 pub use browser::browser;
-pub use go::go;
+pub use go::{go, openloop_program as go_openloop};
 pub use python::{environment as python_environment, python};
 pub use rust_utils::rust_utils;
 
