@@ -4,8 +4,10 @@
 //! Orders on standard input, one a line: `calls` makes each of them once, one after the other; `close` leaves. It prints JSON lines: what became of
 //! each call, and which link they go over.
 
+mod orders;
+
 use std::env::{args, var, var_os};
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dialer::agent::StandbyPolicy;
@@ -56,7 +58,7 @@ async fn main() -> Result<(), Failure> {
     };
     tokio::spawn(watch(robot.clone()));
     say(json!({ "connected": robot.route(), "took_ms": started.elapsed().as_secs_f64() * 1e3 }));
-    let mut orders = listen();
+    let mut orders = orders::listen();
     while let Some(order) = orders.recv().await {
         match &*order {
             "calls" => calls(&robot).await,
@@ -67,19 +69,6 @@ async fn main() -> Result<(), Failure> {
     robot.close().await;
     say(json!({ "closed": true }));
     Ok(())
-}
-
-/// The lines of standard input, read on a thread: waiting for them blocks.
-fn listen() -> mpsc::UnboundedReceiver<String> {
-    let (told, orders) = mpsc::unbounded_channel();
-    std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            if told.send(line.trim().to_owned()).is_err() {
-                return;
-            }
-        }
-    });
-    orders
 }
 
 fn say(mut line: Value) {

@@ -11,8 +11,10 @@
 //!
 //! Orders on standard input, one a line: `stop` stops the base, `hush` and `speak` end and begin motion calls, `close` leaves in order.
 
+mod orders;
+
 use std::env::{args, var, var_os};
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -155,7 +157,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         "tier": link.as_ref().map(|link| format!("{:?}", link.tier)), "remote": link.as_ref().and_then(|link| link.remote),
     }));
     let speaking = Arc::new(AtomicBool::new(true));
-    let mut orders = listen();
+    let mut orders = orders::listen();
     let work = tokio::spawn(work(robot.clone(), plan.clone(), speaking.clone()));
     let end = tokio::time::sleep(Duration::from_secs_f64(plan.seconds));
     tokio::pin!(end);
@@ -185,19 +187,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     events.abort();
     say(json!({ "closed": true }));
     Ok(())
-}
-
-/// The lines of standard input, read on a thread: waiting for them blocks.
-fn listen() -> mpsc::UnboundedReceiver<String> {
-    let (told, orders) = mpsc::unbounded_channel();
-    std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            if told.send(line.trim().to_owned()).is_err() {
-                return;
-            }
-        }
-    });
-    orders
 }
 
 /// Makes each call when it is due, whether or not those before it were answered.

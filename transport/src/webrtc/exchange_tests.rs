@@ -207,20 +207,28 @@ fn an_existing_caller_is_checked_once_it_has_checked_us_and_one_of_ours_as_soon_
         answerer.handle_request(offered(offer.encode()), wall, now);
         let Some(AnswererOutput::Offer(given)) = answerer.poll_output() else { panic!("an offer") };
         answerer.handle_request(told(), wall, now);
-        answerer.handle_answer(answer(), now);
-        answerer.handle_timeout(now + HEAD_START);
-        (given.description.candidates.len(), answered(&mut answerer), answerer)
+        let mut answer = answer();
+        answer.candidates.push(LINE.to_owned());
+        answerer.handle_answer(answer, now);
+        let Some(AnswererOutput::Send(sent)) = answerer.poll_output() else { panic!("an answer") };
+        let Some(answer_response::Stage::Init(init)) = sent.stage else { panic!("an answer") };
+        let sent = Description::decode(&init.sdp).expect("an answer").candidates.len();
+        (given.description.candidates.len(), sent, answered(&mut answerer), answerer)
     };
-    let (in_offer, said, mut answerer) = begun(&offer);
-    assert_eq!((in_offer, said), (0, vec!["init"]));
+    let (in_offer, in_answer, said, mut answerer) = begun(&offer);
+    assert_eq!((in_offer, in_answer, said), (0, 0, vec![]));
+    answerer.handle_timeout(now + HEAD_START);
+    assert_eq!(answered(&mut answerer), ["candidate"]);
     answerer.handle_checked();
     assert_eq!(answered(&mut answerer), ["remote", "remote"]);
     answerer.handle_request(told(), wall, now);
     assert_eq!(answered(&mut answerer), ["remote"]);
     offer.sctp_init = Some(vec![1; 20]);
-    let (in_offer, said, _) = begun(&offer);
-    // At once, and the answer holds all that is known.
-    assert_eq!((in_offer, said), (1, vec!["init", "remote"]));
+    let (in_offer, in_answer, said, mut answerer) = begun(&offer);
+    // At once; our candidate is in the answer and does not follow it.
+    assert_eq!((in_offer, in_answer, said), (1, 1, vec!["remote"]));
+    answerer.handle_timeout(now + HEAD_START);
+    assert_eq!(answered(&mut answerer), [""; 0]);
 }
 
 #[test]

@@ -195,36 +195,29 @@ fn what_does_not_fit_where_the_connection_stands_is_refused() {
     }
 }
 
-/// Of 60 dials over a round trip of 20 ms where a tenth of all packets is lost: how long those took that opened.
-fn dials_under_loss(backends: [Backend; 2]) -> Vec<Duration> {
-    let dial = |seed| Net::of(backends, |_, _| {}).with(RTT, 26, seed).open();
-    let mut took: Vec<Duration> = (0..60).filter_map(dial).collect();
-    took.sort();
-    let (median, worst) = (took.get(took.len() / 2), took.last());
-    println!("{backends:?}: {} of 60 open, median {median:?}, worst {worst:?}", took.len());
-    took
-}
-
-#[test]
-fn loss_ends_no_dial() {
-    let took = dials_under_loss([Backend::Str0m; 2]);
-    assert_eq!(took.len(), 60);
-    assert!(took[59] < Duration::from_secs(3), "worst {:?}", took[59]);
-}
-
 /// The reproducers of what the other one does not do; `ARCHITECTURE.md` lists them. Should one fail, the list is shorter.
 #[cfg(feature = "webrtc-rs")]
 mod webrtc_rs {
     use super::*;
 
+    /// Of this many dials over a round trip of 20 ms where a tenth of all packets is lost, how many opened.
+    fn dials_under_loss(backends: [Backend; 2], dials: u64) -> usize {
+        let dial = |seed| Net::of(backends, |_, _| {}).with(RTT, 26, seed).open();
+        let mut took: Vec<Duration> = (0..dials).filter_map(dial).collect();
+        took.sort();
+        let (median, worst) = (took.get(took.len() / 2), took.last());
+        println!("{backends:?}: {} of {dials} open, median {median:?}, worst {worst:?}", took.len());
+        took.len()
+    }
+
     /// Its DTLS client repeats a flight one second after the last datagram, whatever that was. A server that repeats oftener holds it
-    /// back for ever, and its own server repeats once a second, which is a draw.
+    /// back for ever, and its own server repeats once a second, which is a draw. (That loss ends no dial of the other one's, `timing` shows.)
     #[test]
     fn a_lost_flight_may_end_a_dial() {
         let others = pairs().into_iter().filter(|backends| backends.contains(&Backend::WebrtcRs));
         for backends in others {
-            let took = dials_under_loss(backends);
-            assert!((30..60).contains(&took.len()), "{backends:?}: {}", took.len());
+            let opened = dials_under_loss(backends, 120);
+            assert!((60..120).contains(&opened), "{backends:?}: {opened}");
         }
     }
 
