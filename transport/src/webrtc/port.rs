@@ -115,6 +115,7 @@ pub(super) struct State<M> {
 pub(super) enum For {
     Reading,
     Writing,
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "the machine's side alone waits for a call's end"))]
     End,
 }
 
