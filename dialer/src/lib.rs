@@ -28,7 +28,7 @@ pub use flight::{DialError, FlightRecord, Outcome, Try, TryResult};
 pub use options::{Admit, Admitted, Anonymous, DialOptions, Refusal, Whom};
 pub use plan::{CallPlan, DialClass};
 pub use shell::Dialer;
-pub use status::{RouteState, RouteStatus, Swap, SwapReason};
+pub use status::{RouteState, RouteStatus, Swap, SwapReason, TooSlow};
 pub use switch::{LinkSwitch, LinkView, RouteEvent};
 
 #[cfg(test)]

@@ -15,12 +15,24 @@ pub struct RouteStatus {
     pub link: Option<LinkView>,
     /// Its smoothed round trip, from probes.
     pub rtt: Option<Duration>,
+    /// The link answers too late for the session, or did when one was last held; `None`: it answers in time.
+    pub too_slow: Option<TooSlow>,
     /// *Standby ready*: the link that takes over at once when the other dies.
     pub standby: Option<LinkView>,
     /// Changes of the link so far, the first dial included.
     pub swaps: u64,
     /// The last of them.
     pub last_swap: Option<Swap>,
+}
+
+/// A route over which the session's beats cannot be counted on to arrive in time: a command may find that the machine has stopped. Drive slower,
+/// ask the machine's owner for a longer window, or find a better network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooSlow {
+    /// The smoothed round trip, what was lost and sent again included, or the newest where that took longer.
+    pub took: Duration,
+    /// The session's window.
+    pub window: Duration,
 }
 
 /// How a route is.

@@ -12,7 +12,7 @@ use transport::{CallError, CloseReason, Lane, LinkId};
 use crate::agent::{Demotion, Held, Peer, StandbyPolicy, Tier, Validated};
 use crate::carrier::{Carrier, Shared};
 use crate::flight::{DialError, FlightRecord};
-use crate::status::RouteStatus;
+use crate::status::{RouteStatus, TooSlow};
 
 /// A link as others see it.
 #[derive(Clone, Debug)]
@@ -93,6 +93,18 @@ pub enum RouteEvent {
     HedgeOff,
     /// A sign of life ended silence, suspicion or a stall.
     Alive {
+        /// Which.
+        link: LinkId,
+    },
+    /// The link that carries calls answers so late that no session can be counted on to last over it.
+    TooSlow {
+        /// Which.
+        link: LinkId,
+        /// How late, and for which window.
+        by: TooSlow,
+    },
+    /// What was too slow is in time again, or carries calls no more.
+    InTime {
         /// Which.
         link: LinkId,
     },

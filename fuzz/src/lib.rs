@@ -10,6 +10,9 @@ mod client;
 mod pair;
 #[path = "../../session-core/tests/worlds/registry/mod.rs"]
 mod registry;
+#[cfg(feature = "wire")]
+#[path = "../../dialer/tests/worlds/routes/mod.rs"]
+mod routes;
 #[path = "../../session-core/tests/worlds/targets.rs"]
 pub mod targets;
 
@@ -17,3 +20,8 @@ pub mod targets;
 pub mod dns;
 #[cfg(feature = "wire")]
 pub mod wire;
+/// A life of the agent that decides about routes.
+#[cfg(feature = "wire")]
+pub fn route_agent(bytes: &[u8]) {
+    routes::run(&routes::Life::of(bytes));
+}

@@ -31,7 +31,7 @@ mod tokens;
 pub use builder::{ConnectError, ConnectErrorKind, RobotBuilder, Sessions};
 pub use channel::RobotChannel;
 pub use dialer::agent::{StandbyPolicy, Tier};
-pub use dialer::{FlightRecord, LinkView, RouteEvent, RouteState, RouteStatus, Swap, SwapReason};
+pub use dialer::{FlightRecord, LinkView, RouteEvent, RouteState, RouteStatus, Swap, SwapReason, TooSlow};
 pub use error::SessionError;
 pub use handles::*;
 pub use robot::{Robot, RobotEvent, SessionStatus};

@@ -61,7 +61,8 @@ pub enum RobotEvent {
         /// Whether the machine said so, or it follows from our own record.
         told: bool,
     },
-    /// No session can be kept over this path.
+    /// No session can be counted on over this path: it could not be started in time, or the route has become too slow for it (told again only
+    /// after it was in time meanwhile, [`crate::RouteStatus::too_slow`]).
     TooSlow {
         /// How long the machine took to answer.
         took: Duration,

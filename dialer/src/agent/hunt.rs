@@ -1,5 +1,7 @@
 //! Which candidates are tried, when, and when a dial is over (routes.md 4).
 
+mod rounds;
+
 use std::time::{Duration, Instant};
 
 use super::prospect::{BETTER_CAP, FIRST_PAUSE, LUXURY_CAP, Prospect, backoff};
@@ -374,54 +376,6 @@ impl RouteAgent {
         }
         let next = if dns { &mut self.hunt.dns_next } else { &mut self.hunt.near_next };
         *next = early.map_or(now, |early| (*next).max(now + early) - early);
-    }
-
-    /// A round is over as soon as nothing is left to wait for.
-    fn end_round_early(&mut self, now: Instant) {
-        if !self.limited() || self.hunt.round_ends.is_none() || self.hunt.answered.is_none() {
-            return;
-        }
-        let waiting = self.hunt.searching.is_some()
-            || self.prospects.values().any(|prospect| {
-                prospect.patient.is_some()
-                    || (prospect.next.is_some() && !prospect.refused && !prospect.unknown && prospect.banned.is_none())
-            })
-            || !self.lines.is_empty();
-        if !waiting {
-            self.end_round(now);
-        }
-    }
-
-    fn end_round(&mut self, now: Instant) {
-        let routes: Vec<Route> = self.prospects.keys().cloned().collect();
-        routes.iter().for_each(|route| self.cancel(route));
-        self.hunt.round_ends = None;
-        if self.hunt.answered == Some(true) && self.prospects.values().all(|prospect| prospect.unknown) {
-            return self.end(Verdict::Unknown);
-        }
-        if self.hunt.round >= self.policy.initial_attempts {
-            return self.end(Verdict::Unreachable { attempts: self.hunt.round });
-        }
-        let pause = self.jittered(backoff(self.hunt.round - 1, Duration::from_secs(1)));
-        self.hunt.round_next = Some(now + pause);
-    }
-
-    fn next_round(&mut self, now: Instant) {
-        self.hunt.round += 1;
-        self.hunt.round_next = None;
-        self.hunt.started = now;
-        self.hunt.round_ends = Some(now + self.policy.dial_timeout);
-        self.hunt.answered = None;
-        self.prospects.values_mut().for_each(|prospect| prospect.tried = false);
-        (self.hunt.dns_next, self.hunt.near_next) = (now, now);
-        self.stagger(now);
-        self.search();
-    }
-
-    fn end(&mut self, verdict: Verdict) {
-        self.phase = Phase::Over;
-        self.cancel_all();
-        self.tell(Event::Verdict(verdict));
     }
 
     fn wants_search(&self) -> bool {

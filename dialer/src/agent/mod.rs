@@ -10,6 +10,7 @@ mod hunt;
 mod lag;
 mod life;
 mod line;
+mod pace;
 mod primary;
 mod prospect;
 pub mod rank;
@@ -84,6 +85,10 @@ pub struct RouteAgent {
     listening: bool,
     /// Since when a link of the primary's tier has been better by the margin of [`rank::overtakes`].
     overtaking: Option<(LinkId, Instant)>,
+    /// The window of the session that is held, or was held last.
+    window: Option<Duration>,
+    /// The link that was last said to be too slow for the session, and not in time since.
+    slow: Option<LinkId>,
 }
 
 impl RouteAgent {
@@ -109,6 +114,8 @@ impl RouteAgent {
             hunt: Hunt::new(now),
             listening: false,
             overtaking: None,
+            window: None,
+            slow: None,
         };
         agent.tell(Event::Hunting);
         agent.search();
@@ -138,6 +145,16 @@ impl RouteAgent {
     /// Every link that may still carry something (not drained for a better one), oldest first.
     pub fn live_links(&self) -> Vec<LinkId> {
         self.lines.iter().filter(|(_, line)| !line.leaving()).map(|(link, _)| *link).collect()
+    }
+
+    /// Every link that was reported and is neither closed nor aborted, those that are being drained included: at most [`MAX_LINKS`].
+    pub fn links(&self) -> impl Iterator<Item = LinkId> {
+        self.lines.keys().copied()
+    }
+
+    /// Routes that are known: at most [`MAX_CANDIDATES`].
+    pub fn candidates(&self) -> usize {
+        self.prospects.len()
     }
 
     /// A link is up. A connection that nobody asked for any more is aborted.
@@ -232,6 +249,9 @@ impl RouteAgent {
         let (before, after) = (holds(&self.held), holds(&held));
         self.held = held;
         self.peer = peer;
+        if let Held::Session { window, .. } = held {
+            self.window = Some(window);
+        }
         if before != after {
             // A new session is valid where it was started; the ban on foreign links ends with the lapse.
             for (link, line) in &mut self.lines {
@@ -347,6 +367,7 @@ impl RouteAgent {
         self.dismiss_links(now);
         self.pursue(now);
         self.choose_listening();
+        self.judge_pace(now);
     }
 
     fn drain(&mut self, link: LinkId, until: Instant, why: Demotion) {

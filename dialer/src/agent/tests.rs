@@ -1,7 +1,6 @@
 //! The agent's life in order, on virtual time.
 
 mod life;
-mod model;
 mod network;
 mod rig;
 mod start;

@@ -299,6 +299,20 @@ pub enum Event {
         /// The link.
         link: LinkId,
     },
+    /// The link that carries calls answers, and so late that the session's beats cannot be counted on to arrive within its window.
+    TooSlow {
+        /// The link.
+        link: LinkId,
+        /// Its smoothed round trip, what was lost and sent again included, or its newest where that took longer.
+        took: Duration,
+        /// The window of the session that is held, or was held last.
+        window: Duration,
+    },
+    /// What was too slow is in time again, or carries calls no more.
+    InTime {
+        /// The link.
+        link: LinkId,
+    },
     /// The link is given up as a path.
     Dead {
         /// The link.

@@ -10,7 +10,7 @@ use super::{Task, attempt};
 use crate::agent::{Attempt, Demotion, Event, Origin, Output, Route, Verdict};
 use crate::carrier::{Carrier, Standing};
 use crate::flight::Outcome;
-use crate::status::{RouteState, Swap, SwapReason};
+use crate::status::{RouteState, Swap, SwapReason, TooSlow};
 use crate::switch::{LinkView, RouteEvent};
 
 impl Task {
@@ -278,6 +278,16 @@ impl Task {
                 self.shared.standby.store(standby);
                 self.shared.status.send_modify(|status| status.standby = view);
                 self.tell(RouteEvent::Standby { link });
+            }
+            Event::TooSlow { link, took, window } => {
+                let by = TooSlow { took, window };
+                tracing::warn!(%link, ?took, ?window, "the route answers too late for the session");
+                self.shared.status.send_modify(|status| status.too_slow = Some(by));
+                self.tell(RouteEvent::TooSlow { link, by });
+            }
+            Event::InTime { link } => {
+                self.shared.status.send_modify(|status| status.too_slow = None);
+                self.tell(RouteEvent::InTime { link });
             }
             Event::Foreign { link } => self.tell(RouteEvent::Foreign { link }),
             Event::Verdict(verdict) => self.gave_up(&verdict, now),

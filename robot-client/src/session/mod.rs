@@ -337,6 +337,10 @@ impl Session {
                 // Nothing is held that could be lost.
                 None => self.switch.handle_validated(id, Validated::SameSession),
             },
+            RouteEvent::TooSlow { by, .. } => {
+                // Nobody has to listen.
+                let _ = self.events.send(RobotEvent::TooSlow { took: by.took, window: by.window });
+            }
             _ => {}
         });
     }

@@ -49,7 +49,8 @@ pub fn hold<S: Debug>(
     match result {
         Ok(()) => println!("{test}: {cases} schedules of seed {seed}"),
         Err(TestError::Fail(why, schedule)) => panic!(
-            "{why}\nthe smallest schedule that fails: {schedule:#?}\nreplay: LIFELINE_SEED={seed} cargo test -p session-core --test worlds {test}"
+            "{why}\nthe smallest schedule that fails: {schedule:#?}\nreplay: LIFELINE_SEED={seed} cargo test -p {} --test worlds {test}",
+            env!("CARGO_PKG_NAME")
         ),
         Err(error) => panic!("{error}"),
     }

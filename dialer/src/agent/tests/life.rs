@@ -240,3 +240,100 @@ fn stale_answers_are_ignored() {
     rig.collect();
     assert!(rig.out.is_empty(), "{:?}", rig.out);
 }
+
+/// Answers what is asked of the link after `took`, for so many probes.
+fn answers_late(rig: &mut Rig, link: LinkId, took: Duration, probes: usize) {
+    for _ in 0..probes {
+        while !rig.saw(|output| matches!(output, Output::Probe { link: of, .. } if *of == link)) {
+            rig.pass(MS * 10, &[]);
+        }
+        let position = rig.position(|output| matches!(output, Output::Probe { link: of, .. } if *of == link)).unwrap();
+        let Output::Probe { attempt, .. } = rig.out.remove(position) else { unreachable!() };
+        rig.pass(MS, &[]);
+        rig.agent.handle_probe(attempt, took, rig.now);
+        rig.collect();
+    }
+}
+
+fn too_slow(rig: &Rig) -> usize {
+    rig.out.iter().filter(|output| matches!(output, Output::Event(Event::TooSlow { .. }))).count()
+}
+
+fn in_time(rig: &Rig, link: LinkId) -> bool {
+    rig.saw(|output| *output == Output::Event(Event::InTime { link }))
+}
+
+#[test]
+fn a_way_too_long_for_the_session_is_told_once() {
+    let (mut rig, link) = Rig::connected(Policy::default());
+    rig.hold(0, Peer::Ours { boot: 1 });
+    // 1.6 s and the pause of 0.4 s between two beats are all of the window.
+    answers_late(&mut rig, link, MS * 1_590, 60);
+    assert_eq!(too_slow(&rig), 0);
+    answers_late(&mut rig, link, MS * 1_700, 30);
+    let told = rig.position(|output| matches!(output, Output::Event(Event::TooSlow { .. }))).unwrap();
+    assert_eq!(rig.out[told], Output::Event(Event::TooSlow { link, took: MS * 1_700, window: MS * 2_000 }));
+    // A little better is not in time yet, and worse again no news.
+    answers_late(&mut rig, link, MS * 1_200, 40);
+    answers_late(&mut rig, link, MS * 1_700, 40);
+    assert_eq!((too_slow(&rig), in_time(&rig, link)), (1, false));
+    answers_late(&mut rig, link, MS * 100, 20);
+    assert!(in_time(&rig, link));
+    answers_late(&mut rig, link, MS * 1_900, 40);
+    assert_eq!(too_slow(&rig), 2);
+}
+
+#[test]
+fn an_answer_that_took_a_window_is_told_also_after_the_lapse() {
+    let (mut rig, link) = Rig::connected(Policy::default());
+    rig.hold(0, Peer::Ours { boot: 1 });
+    rig.agent.handle_held(Held::Nothing, Peer::Ours { boot: 1 }, rig.now);
+    answers_late(&mut rig, link, MS * 1_999, 1);
+    assert_eq!(too_slow(&rig), 0);
+    answers_late(&mut rig, link, MS * 2_000, 1);
+    assert_eq!(too_slow(&rig), 1);
+}
+
+#[test]
+fn an_answer_owed_for_a_window_is_slow_where_others_come_and_dead_where_none_do() {
+    for others in [true, false] {
+        let (mut rig, link) = Rig::connected(Policy::default());
+        rig.hold(0, Peer::Ours { boot: 1 });
+        while !rig.saw(|output| matches!(output, Output::Probe { .. })) {
+            rig.pass(MS * 10, &[]);
+        }
+        for _ in 0..30 {
+            rig.pass(MS * 100, &[]);
+            if others {
+                rig.agent.handle_life(link, Sign::Reply, rig.now);
+                rig.collect();
+            }
+        }
+        assert_eq!(too_slow(&rig), usize::from(others));
+        assert_eq!(rig.saw(|output| matches!(output, Output::Event(Event::Dead { .. }))), !others);
+    }
+}
+
+#[test]
+fn a_long_way_without_a_session_is_no_news() {
+    let (mut rig, link) = Rig::connected(Policy::default());
+    answers_late(&mut rig, link, MS * 1_900, 60);
+    assert_eq!(too_slow(&rig), 0);
+    // With one it is, at once.
+    rig.hold(0, Peer::Ours { boot: 1 });
+    assert_eq!(too_slow(&rig), 1);
+}
+
+#[test]
+fn a_link_that_is_left_is_no_longer_told_to_be_too_slow() {
+    let (mut rig, link) = Rig::connected(Policy::default());
+    rig.hold(0, Peer::Ours { boot: 1 });
+    answers_late(&mut rig, link, MS * 1_900, 60);
+    rig.close(link);
+    rig.pass(MS * 1_000, &[]);
+    assert!(!in_time(&rig, link), "there is nothing better yet");
+    let next = rig.connect(1, facts(LAN, 1));
+    rig.agent.handle_validated(next, Validated::SameSession, rig.now);
+    rig.collect();
+    assert!(in_time(&rig, link));
+}

@@ -67,7 +67,7 @@ async fn count(robot: &Robot) -> Option<usize> {
 /// What makes a line worth writing.
 fn key(status: &RouteStatus, sessions: Option<usize>) -> impl PartialEq + use<> {
     let id = |link: &Option<LinkView>| link.as_ref().map(|link| link.id);
-    (status.state, id(&status.link), id(&status.standby), status.swaps, sessions)
+    (status.state, id(&status.link), id(&status.standby), status.swaps, status.too_slow.is_some(), sessions)
 }
 
 fn state(state: RouteState) -> &'static str {
@@ -93,6 +93,7 @@ fn value(status: &RouteStatus, sessions: Option<usize>) -> Value {
         "state": status.state,
         "link": link(&status.link),
         "rtt_ms": milliseconds(status),
+        "too_slow": status.too_slow.map(|slow| json!({ "took_ms": slow.took.as_millis(), "window_ms": slow.window.as_millis() })),
         "standby": link(&status.standby),
         "sessions": sessions,
         "swaps": status.swaps,
@@ -107,6 +108,9 @@ fn text(status: &RouteStatus, sessions: Option<usize>) -> String {
     }
     if let Some(rtt) = milliseconds(status) {
         line += &format!(", {rtt:.1} ms");
+    }
+    if let Some(slow) = status.too_slow {
+        line += &format!(" (TOO SLOW for a session of {:.1} s)", slow.window.as_secs_f64());
     }
     match &status.standby {
         Some(standby) => line += &format!(", standby ready over {}", standby.route),

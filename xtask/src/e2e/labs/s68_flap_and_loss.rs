@@ -82,6 +82,27 @@ pub fn becomes_long(stage: &Stage) -> Outcome {
     Ok(())
 }
 
+/// One when the way becomes long, before its length is known; one to a fresh connection instead of one that is stuck; one back.
+const MOST_SWAPS: usize = 3;
+
+/// Both together, at once while driving: no session can be counted on over such a way. That is told, and the route is kept.
+pub fn long_and_lossy(stage: &Stage) -> Outcome {
+    let place = TwoPaths::with(stage, &["one"], Policy::delayed(1))?;
+    let client = Driver::start(stage, &place.client, &place.machine, "10.1.0.1:8080", &["for=120"])?;
+    place.observer.moving("base/base", 0.0, Duration::from_secs(5))?;
+    let begun = place.lab.set("one", BOTH, Policy { loss: 0.2, ..Policy::delayed(400) })?;
+    let told = client.wait("a route too slow", begun, Duration::from_secs(12), |line| line["route"] == "tooslow")?;
+    stage.fact("told_after_s", told["t"].as_f64().map(|t| t - begun));
+    sleep(Duration::from_secs(if stage.soak { 60 } else { 2 }));
+    stage.fact("told", client.routes("tooslow", begun).len());
+    let swaps = client.routes("use", begun).len();
+    stage.fact("swaps", swaps);
+    if swaps > MOST_SWAPS {
+        return Err(format!("the route flaps: {swaps} changes").into());
+    }
+    truth::once_and_in_order(&place.observer, "base").map(|_| ())
+}
+
 fn steady(stage: &Stage, place: &TwoPaths, client: &Driver, seconds: u64) -> Outcome {
     let begun = now();
     sleep(Duration::from_secs(seconds));

@@ -1,58 +1,34 @@
 //! Any sequence of inputs keeps what the rules promise.
 
+mod step;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
-use proptest::prelude::*;
+use dialer::agent::*;
 
-use super::super::*;
-use super::rig::*;
+use step::Step;
+pub use step::{LENGTH, Life};
 
-/// One input; numbers choose among what exists.
-#[derive(Clone, Debug)]
-enum Step {
-    Candidate(u8, u8, u8),
-    Connected(u8, u8),
-    Failed(u8, bool),
-    Closed(u8),
-    Sent(u8),
-    Life(u8),
-    Stalled(u8, bool),
-    Probe(u8),
-    Beat(u8, bool),
-    Validated(u8, bool),
-    Held(u8),
-    Net(u8),
-    Motion(u8),
-    Process(u8, u8),
-    Done(bool),
-    Pass(u16),
-    Timers(u8),
+const MS: Duration = Duration::from_millis(1);
+
+/// Lives it, looking at what came out after every step.
+pub fn run(life: &Life) {
+    let mut model = Model::new(life.policy.clone());
+    model.check();
+    for step in &life.steps {
+        model.apply(step);
+        model.check();
+    }
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        (0..6u8, 0..4u8, 0..5u8).prop_map(|(n, origin, tier)| Step::Candidate(n, origin, tier)),
-        (any::<u8>(), 0..3u8).prop_map(|(n, path)| Step::Connected(n, path)),
-        (any::<u8>(), prop::bool::weighted(0.1)).prop_map(|(n, verdict)| Step::Failed(n, verdict)),
-        any::<u8>().prop_map(Step::Closed),
-        any::<u8>().prop_map(Step::Sent),
-        any::<u8>().prop_map(Step::Life),
-        (any::<u8>(), any::<bool>()).prop_map(|(n, stalled)| Step::Stalled(n, stalled)),
-        any::<u8>().prop_map(Step::Probe),
-        (any::<u8>(), any::<bool>()).prop_map(|(n, answered)| Step::Beat(n, answered)),
-        (any::<u8>(), prop::bool::weighted(0.8)).prop_map(|(n, same)| Step::Validated(n, same)),
-        (0..4u8).prop_map(Step::Held),
-        (0..4u8).prop_map(Step::Net),
-        any::<u8>().prop_map(Step::Motion),
-        (any::<u8>(), 0..2u8).prop_map(|(n, boot)| Step::Process(n, boot)),
-        any::<bool>().prop_map(Step::Done),
-        (0..700u16).prop_map(Step::Pass),
-        (1..12u8).prop_map(Step::Timers),
-    ]
+fn direct(n: u8) -> Route {
+    Route::Direct(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, n)), 8080))
 }
 
-fn tier(n: u8) -> Tier {
-    [Tier::LanDirect, Tier::LanWebRtc, Tier::WanDirect, Tier::WebRtcDirect, Tier::WebRtcRelayed][usize::from(n) % 5]
+fn path(n: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 0, n, 1))
 }
 
 /// What the world around the agent knows: far less than the agent.
@@ -71,10 +47,12 @@ struct Model {
     using: Option<LinkId>,
     hedging: bool,
     listening: bool,
+    slow: Option<LinkId>,
     ids: u64,
 }
 
 impl Model {
+    #[allow(clippy::disallowed_methods, reason = "a life needs a first instant")]
     fn new(policy: Policy) -> Self {
         let now = Instant::now();
         Self {
@@ -90,37 +68,39 @@ impl Model {
             using: None,
             hedging: false,
             listening: false,
+            slow: None,
             ids: 0,
         }
     }
 
-    fn link(&self, n: u8) -> LinkId {
+    fn link(&self, n: usize) -> LinkId {
         let count = self.links.len();
-        self.links.iter().nth(usize::from(n) % count.max(1)).copied().unwrap_or(LinkId(9999))
+        self.links.iter().nth(n % count.max(1)).copied().unwrap_or(LinkId(9999))
     }
 
     fn apply(&mut self, step: &Step) {
         let now = self.now;
         match *step {
-            Step::Candidate(n, origin, t) => {
-                let origin = [Origin::Remembered, Origin::Given, Origin::Mdns, Origin::Dns][usize::from(origin)];
-                self.tiers.insert(direct(n), tier(t));
-                self.agent.handle_candidate(Candidate { route: direct(n), origin, tier: tier(t) }, now);
+            Step::Candidate(n, origin, tier) => {
+                self.tiers.insert(direct(n), tier);
+                self.agent.handle_candidate(Candidate { route: direct(n), origin, tier }, now);
             }
-            Step::Connected(n, path) => {
+            Step::Connected(n, from) => {
                 let Some((attempt, route)) = self.take(n) else { return };
                 self.ids += 1;
                 let link = LinkId(self.ids);
                 self.links.insert(link);
-                let tier = self.tiers.get(&route).copied().unwrap_or(LAN);
-                self.agent.handle_connected(attempt, link, facts(tier, path), now);
+                let tier = self.tiers.get(&route).copied().unwrap_or(Tier::LanDirect);
+                let facts = LinkFacts { tier, path: Some(path(from)), rtt: MS };
+                self.agent.handle_connected(attempt, link, facts, now);
             }
             Step::Failed(n, verdict) => {
                 let Some((attempt, route)) = self.take(n) else { return };
                 if verdict {
                     self.refused.insert(route);
                 }
-                self.agent.handle_failed(attempt, failure(verdict), now);
+                let why = Failure { stage: Stage::Tcp, verdict, message: "refused".into() };
+                self.agent.handle_failed(attempt, why, now);
             }
             Step::Closed(n) => {
                 let link = self.link(n);
@@ -133,10 +113,10 @@ impl Model {
             Step::Sent(n) => self.agent.handle_sent(self.link(n), now),
             Step::Life(n) => self.agent.handle_life(self.link(n), Sign::Reply, now),
             Step::Stalled(n, stalled) => self.agent.handle_stalled(self.link(n), stalled, now),
-            Step::Probe(n) => {
+            Step::Probe(n, rtt) => {
                 if !self.probes.is_empty() {
-                    let probe = self.probes.remove(usize::from(n) % self.probes.len());
-                    self.agent.handle_probe(probe, MS * u32::from(n), now);
+                    let probe = self.probes.remove(n % self.probes.len());
+                    self.agent.handle_probe(probe, rtt, now);
                 }
             }
             Step::Beat(n, answered) => self.agent.handle_beat(self.link(n), answered, now),
@@ -147,7 +127,7 @@ impl Model {
             Step::Held(n) => {
                 let held = match n {
                     0 => Held::Nothing,
-                    n => Held::Session { window: MS * 2000, monitored_out: usize::from(n - 1) },
+                    n => Held::Session { window: MS * 2000, monitored_out: n - 1 },
                 };
                 self.agent.handle_held(held, if n == 2 { Peer::Stock } else { Peer::Ours { boot: 1 } }, now);
             }
@@ -155,20 +135,20 @@ impl Model {
                 let change = match n {
                     0 => NetChange::Changed,
                     1 => NetChange::Resumed,
-                    n => NetChange::Lost(facts(LAN, n - 2).path.unwrap()),
+                    n => NetChange::Lost(path(n as u8 - 2)),
                 };
                 self.refused.clear();
                 self.agent.handle_network_changed(change, now);
             }
-            Step::Process(n, boot) => self.agent.handle_process(self.link(n), u128::from(boot), now),
+            Step::Process(n, boot) => self.agent.handle_process(self.link(n), boot, now),
             Step::Motion(n) => self.agent.handle_unheld_motion(self.link(n), now),
             Step::Done(conclusive) => {
                 if let Some(search) = self.search.take() {
                     self.agent.handle_sources_done(search, conclusive, now);
                 }
             }
-            Step::Pass(ms) => {
-                self.now += MS * u32::from(ms);
+            Step::Pass(time) => {
+                self.now += time;
                 self.agent.handle_timeout(self.now);
             }
             Step::Timers(count) => {
@@ -184,8 +164,8 @@ impl Model {
         }
     }
 
-    fn take(&mut self, n: u8) -> Option<(Attempt, Route)> {
-        (!self.attempts.is_empty()).then(|| self.attempts.remove(usize::from(n) % self.attempts.len()))
+    fn take(&mut self, n: usize) -> Option<(Attempt, Route)> {
+        (!self.attempts.is_empty()).then(|| self.attempts.remove(n % self.attempts.len()))
     }
 
     fn check(&mut self) {
@@ -236,36 +216,27 @@ impl Model {
                 Output::MovePair { link } | Output::RestartIce { link } | Output::Decide { link } => {
                     assert!(self.links.contains(&link))
                 }
-                Output::Event(_) => {}
+                Output::Event(event) => self.told(&event),
             }
         }
         assert_eq!(self.agent.primary(), self.using, "what was said is what is so");
         if let Some((at, timer)) = self.agent.poll_timeout() {
             assert!(at >= self.now, "{timer:?} lies before now");
         }
-        assert!(self.agent.prospects.len() <= MAX_CANDIDATES);
-        assert!(self.agent.lines.len() <= MAX_LINKS);
-        assert!(self.attempts.len() <= 2 * self.agent.prospects.len(), "at most two attempts per route");
-        assert_eq!(self.agent.lines.keys().copied().collect::<BTreeSet<_>>(), self.links, "no link is forgotten");
+        assert!(self.agent.candidates() <= MAX_CANDIDATES);
+        assert!(self.links.len() <= MAX_LINKS);
+        assert!(self.attempts.len() <= 2 * self.agent.candidates(), "at most two attempts per route");
+        assert_eq!(self.agent.links().collect::<BTreeSet<_>>(), self.links, "no link is forgotten");
     }
-}
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
-
-    #[test]
-    fn the_rules_hold_for_any_sequence(
-        steps in prop::collection::vec(step(), 1..120),
-        attempts in 0..3u32,
-        standby in 0..3u8,
-        reconnect in prop::bool::weighted(0.9),
-    ) {
-        let standby = [StandbyPolicy::Never, StandbyPolicy::WhileControlling, StandbyPolicy::Always][usize::from(standby)];
-        let mut model = Model::new(Policy { initial_attempts: attempts, standby, reconnect, ..Policy::default() });
-        model.check();
-        for step in &steps {
-            model.apply(step);
-            model.check();
+    fn told(&mut self, event: &Event) {
+        match *event {
+            Event::TooSlow { link, took, window } => {
+                assert_eq!(self.slow.replace(link), None, "said twice");
+                assert!(took > window / 2 && self.links.contains(&link));
+            }
+            Event::InTime { link } => assert_eq!(self.slow.take(), Some(link), "it was not said to be slow"),
+            _ => {}
         }
     }
 }
