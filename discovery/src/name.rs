@@ -11,6 +11,13 @@ use crate::DEFAULT_PORT;
 /// for tests.
 const SUFFIXES: [(&str, &str); 2] = [(".viam.cloud", ".local.viam.cloud"), (".viamstg.cloud", ".local.viamstg.cloud")];
 
+/// Which signaling service knows the machines whose names end like this (host and port, always by TLS).
+const SIGNALING: [(&str, (&str, u16)); 3] = [
+    (".viam.cloud", ("app.viam.com", 443)),
+    (".viamstg.cloud", ("app.viam.dev", 443)),
+    (".robot.viaminternal", ("app.viaminternal", 8089)),
+];
+
 /// A machine's name, in the form that was given: `m-main.loc1.viam.cloud` or `m-main.loc1.local.viam.cloud`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MachineName(String);
@@ -71,6 +78,13 @@ impl MachineName {
         let local =
             SUFFIXES.iter().find_map(|(cloud, local)| self.0.strip_suffix(local).map(|stem| format!("{stem}{cloud}")));
         local.unwrap_or_else(|| self.0.clone())
+    }
+
+    /// The host and port of the signaling service that the name belongs to; `None` for a `.local` name, which no service is asked about, and for
+    /// names of unknown origin.
+    pub fn signaling(&self) -> Option<(&'static str, u16)> {
+        let of = |(suffix, service): &(&str, _)| self.0.ends_with(suffix).then_some(*service);
+        if self.is_local() { None } else { SIGNALING.iter().find_map(of) }
     }
 
     /// The form for local networks.
@@ -213,6 +227,19 @@ mod tests {
             assert!(matches!(parse(wrong), AddressError::Host(_)), "{wrong:?}");
         }
         assert_eq!(parse("unix:"), AddressError::Path);
+    }
+
+    #[test]
+    fn a_name_says_which_service_knows_it() {
+        let service = |name: &str| name.parse::<MachineName>().expect("a name").signaling();
+        assert_eq!(service("m-main.loc1.viam.cloud"), Some(("app.viam.com", 443)));
+        assert_eq!(service("m-main.loc1.viamstg.cloud"), Some(("app.viam.dev", 443)));
+        assert_eq!(service("m-main.loc1.robot.viaminternal"), Some(("app.viaminternal", 8089)));
+        for nobodys in
+            ["m-main.loc1.local.viam.cloud", "m-main.loc1.local.viamstg.cloud", "viam.cloud", "robot.example"]
+        {
+            assert_eq!(service(nobodys), None, "{nobodys}");
+        }
     }
 
     #[test]

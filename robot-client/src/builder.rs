@@ -184,7 +184,10 @@ impl RobotBuilder {
     }
 
     /// A signaling service that arranges WebRTC connections by the machine's name: `host`, `host:port` or `https://host[:port]`, port 443 by
-    /// default. It proves its name by TLS, gets the api key, and is never told of a `.local` name. Default: none.
+    /// default; `none`: nobody is asked. It proves its name by TLS, gets the api key, and is never told of a `.local` name.
+    ///
+    /// Default: what the environment variable `LIFELINE_CLOUD` says in the same words. Where it says nothing, the service that the name belongs to
+    /// (`app.viam.com` for `*.viam.cloud`), if there is an api key, without which it answers nobody, and TLS is not switched off.
     pub fn cloud(mut self, address: impl Into<String>) -> Self {
         self.cloud = Some(address.into());
         self
@@ -274,7 +277,12 @@ impl RobotBuilder {
         options.insecure = self.insecure;
         options.call_timeout = self.call_timeout;
         options.fail_fast = self.fail_fast;
-        options.cloud = self.cloud.as_deref().map(signaling).transpose().map_err(|e| usage(&e))?;
+        let environment = std::env::var("LIFELINE_CLOUD").ok();
+        options.cloud = match self.cloud.or(environment.filter(|said| !said.is_empty())) {
+            Some(said) => signaling(&said).map_err(|e| usage(&e))?,
+            None if self.key.is_some() && !self.insecure => home(&options.target),
+            None => None,
+        };
         (options.ice, options.turn) = (self.ice, self.turn);
         options.finder = self.finder;
         options.policy = self.policy;
@@ -313,9 +321,18 @@ impl RobotBuilder {
     }
 }
 
-/// The host and port of a signaling service.
-fn signaling(address: &str) -> Result<(String, u16), String> {
-    let wrong = || format!("{address:?} is no signaling service; write it like app.example.com:443");
+/// The signaling service that the name of what is dialled belongs to.
+fn home(target: &MachineAddress) -> Option<(String, u16)> {
+    let MachineAddress::Machine(name) = target else { return None };
+    name.signaling().map(|(host, port)| (host.to_owned(), port))
+}
+
+/// The host and port of a signaling service; `none` is none.
+fn signaling(address: &str) -> Result<Option<(String, u16)>, String> {
+    let wrong = || format!("{address:?} is no signaling service; write it like app.example.com:443, or none");
+    if address == "none" {
+        return Ok(None);
+    }
     let place = address.strip_prefix("https://").unwrap_or(address).trim_end_matches('/');
     let (host, port) = match place.rsplit_once(':') {
         Some((host, port)) => (host, port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?),
@@ -324,7 +341,7 @@ fn signaling(address: &str) -> Result<(String, u16), String> {
     if host.is_empty() || host.contains(['/', ':', '@', ' ']) {
         return Err(wrong());
     }
-    Ok((host.to_owned(), port))
+    Ok(Some((host.to_owned(), port)))
 }
 
 #[cfg(test)]
@@ -333,10 +350,11 @@ mod tests {
 
     #[test]
     fn a_signaling_service_is_a_host_and_a_port() {
-        let at = |host: &str, port| Ok((host.to_owned(), port));
+        let at = |host: &str, port| Ok(Some((host.to_owned(), port)));
         assert_eq!(signaling("app.example.com"), at("app.example.com", 443));
         assert_eq!(signaling("https://app.example.com/"), at("app.example.com", 443));
         assert_eq!(signaling("localhost:8443"), at("localhost", 8443));
+        assert_eq!(signaling("none"), Ok(None));
         for wrong in ["", "http://app.example.com", "app.example.com:0", "app.example.com:x", "a b", "u@h", "https://"]
         {
             assert!(signaling(wrong).is_err(), "{wrong}");

@@ -41,7 +41,8 @@ pub struct ConnectionArguments {
     /// The name that the machine's certificate must bear, where it is not the address.
     #[arg(long, global = true)]
     pub tls_name: Option<String>,
-    /// A signaling service that arranges WebRTC connections by the machine's name: host, host:port or https://host.
+    /// A signaling service that arranges WebRTC connections by the machine's name: host, host:port or https://host; none: nobody is asked. Default:
+    /// the one that the name belongs to, if there is an api key.
     #[arg(long, global = true, env = "LIFELINE_CLOUD")]
     pub cloud: Option<String>,
     /// How long dialling may take; calls have deadlines of their own.

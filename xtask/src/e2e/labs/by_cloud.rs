@@ -74,6 +74,19 @@ pub fn several(stage: &Stage) -> Outcome {
     clients.iter().try_for_each(|client| client.all_well("read", 0.0, now() - 0.3).map(|_| ()))
 }
 
+/// Whoever says nothing but the machine's name and has a key finds it by the service that such names belong to.
+pub fn by_name_alone(stage: &Stage) -> Outcome {
+    let town = Town::new(stage, &Layout { at_home: false, named: "app.viam.com", ..Layout::default() })?;
+    let mut command = stage.built.command("examples/openloop");
+    town.machine.credentials(command.env_remove("LIFELINE_CLOUD"));
+    command.args([&town.machine.name, "for=3", "motion="]);
+    let client = Driver::run(stage, &town.client, &mut command)?;
+    client.wait("its link", 0.0, Duration::from_secs(5), |line| line["connected"].is_string())?;
+    expect_tier(&client, "WebRtcDirect", "203.0.113.1:")?;
+    sleep(Duration::from_secs(1));
+    client.all_well("read", 0.0, now() - 0.3).map(|_| ())
+}
+
 /// s64 and the promotion before it: a client that dialled through the internet finds itself on its machine's LAN, is on it within a second, and
 /// notices nothing when the internet is cut.
 pub fn comes_home(stage: &Stage) -> Outcome {

@@ -39,6 +39,8 @@ pub struct Layout {
     /// Whether the home's router lets the machine's port in from the internet, where the machine's name leads to it. The client cannot have it
     /// from the LAN then, as where a machine's own firewall closes it there.
     pub open: bool,
+    /// What the cloud is called, and proves to be.
+    pub named: &'static str,
     /// Arguments of the machine's.
     pub arguments: Vec<String>,
 }
@@ -52,6 +54,7 @@ impl Default for Layout {
             wan: Policy::delayed(10),
             cloud: Policy::default(),
             open: false,
+            named: CLOUD,
             arguments: Vec::new(),
         }
     }
@@ -65,6 +68,8 @@ pub struct Town {
     pub lab: Lab,
     /// Where clients run.
     pub client: Host,
+    /// Where the machine runs.
+    pub server: Host,
     /// The home's router.
     pub home: Host,
     /// The road's.
@@ -78,6 +83,7 @@ pub struct Town {
     /// The cloud.
     pub cloud: Running,
     folder: PathBuf,
+    named: &'static str,
     _names: Running,
 }
 
@@ -122,11 +128,11 @@ impl Town {
         }
         lab.resolver(CLOUD_ADDRESS)?;
         println!("    TCP: {}", client.controller(CLOUD_ADDRESS)?);
-        let names = name_server(&internet, layout.open)?;
+        let names = name_server(&internet, layout)?;
         let folder = stage.folder.join("cloud");
         know_each_other(&folder)?;
-        let cloud = start_cloud(stage, &internet, &folder)?;
-        let mut arguments = vec!["--cloud".to_owned(), format!("https://{CLOUD}")];
+        let cloud = start_cloud(stage, &internet, &folder, layout.named)?;
+        let mut arguments = vec!["--cloud".to_owned(), format!("https://{}", layout.named)];
         arguments.extend(["--part-id", PART_ID, "--secret", PART_SECRET, "--ca-file"].map(str::to_owned));
         arguments.push(folder.join("ca.pem").display().to_string());
         arguments.extend(layout.arguments.iter().cloned());
@@ -137,7 +143,9 @@ impl Town {
         fs::write(&both, [fs::read(machine.ca())?, fs::read(folder.join("ca.pem"))?].concat())?;
         machine.trusted = Some(both);
         let observer = Observer::new(&machine.observed());
-        let town = Self { lab, client, home, road, internet, machine, observer, cloud, folder, _names: names };
+        let named = layout.named;
+        let town =
+            Self { lab, client, server, home, road, internet, machine, observer, cloud, folder, named, _names: names };
         town.registered(1)?;
         Ok(town)
     }
@@ -146,7 +154,7 @@ impl Town {
     pub fn restart_cloud(&mut self, stage: &Stage, after: Duration) -> Outcome {
         self.cloud.kill()?;
         std::thread::sleep(after);
-        self.cloud = start_cloud(stage, &self.internet, &self.folder)?;
+        self.cloud = start_cloud(stage, &self.internet, &self.folder, self.named)?;
         Ok(())
     }
 
@@ -193,13 +201,15 @@ impl Town {
 }
 
 /// Answers for the cloud's name, where the machine's port is open for its as well, and that there are no others.
-fn name_server(host: &Host, open: bool) -> Result<Running, Box<dyn std::error::Error>> {
+fn name_server(host: &Host, layout: &Layout) -> Result<Running, Box<dyn std::error::Error>> {
     let mut command = Command::new("dnsmasq");
     command.args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--user=root", "--conf-file=/dev/null"]);
-    if open {
+    if layout.open {
         command.arg(format!("--address=/{NAME}/{HOME_ADDRESS}"));
     }
-    command.arg(format!("--address=/{CLOUD}/{CLOUD_ADDRESS}")).args(["--local=/viam.cloud/", "--local=/local/"]);
+    command
+        .arg(format!("--address=/{}/{CLOUD_ADDRESS}", layout.named))
+        .args(["--local=/viam.cloud/", "--local=/local/"]);
     host.start("dnsmasq", command.stdin(Stdio::null()).stderr(Stdio::null()))
 }
 
@@ -213,10 +223,10 @@ fn know_each_other(folder: &Path) -> Outcome {
     Ok(fs::write(folder.join("cloud.json"), state.to_string())?)
 }
 
-fn start_cloud(stage: &Stage, host: &Host, folder: &Path) -> Result<Running, Box<dyn std::error::Error>> {
+fn start_cloud(stage: &Stage, host: &Host, folder: &Path, named: &str) -> Result<Running, Box<dyn std::error::Error>> {
     let log = File::options().create(true).append(true).open(stage.folder.join("cloud.log"))?;
     let mut command = stage.built.command("sim-cloud");
-    command.args(["--json", "--name", CLOUD, "--machine", NAME, "--bind", &format!("{CLOUD_ADDRESS}:443")]);
+    command.args(["--json", "--name", named, "--machine", NAME, "--bind", &format!("{CLOUD_ADDRESS}:443")]);
     command.arg("--state-dir").arg(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     let mut cloud = host.start("sim-cloud", &mut command)?;
     cloud.lines()?.next().ok_or("sim-cloud ended before it said where it serves")??;
