@@ -11,6 +11,7 @@ mod machine_again;
 mod mdns_lies;
 mod nat_kinds;
 pub mod places;
+mod s49_cut_webrtc;
 mod s62_internet_lost;
 mod s63_new_client_offline;
 mod s65_outside_client;
@@ -40,6 +41,13 @@ const fn owed(group: &'static str, name: &'static str, run: fn(&Stage) -> Outcom
 
 /// Every lab, in the order of the statements.
 pub(super) const SCENARIOS: &[Scenario] = &[
+    lab("sessions", "s49_a_move_ends_with_its_webrtc_link", s49_cut_webrtc::nothing_left),
+    owed(
+        "routes",
+        "a_webrtc_link_moves_to_another_path_by_itself",
+        s49_cut_webrtc::moves_to_another_pair,
+        "only the client checks the other pairs, and once: a translator in between lets nothing in that was not asked for",
+    ),
     lab("routes", "s61_two_ends_on_one_lan_use_it", by_cloud::on_one_lan),
     lab("routes", "s61_ends_that_a_cloud_introduces_meet_at_home", by_cloud::introduced_at_home),
     lab("offline", "s62_a_lan_client_does_not_notice_a_lost_internet", s62_internet_lost::run),
@@ -49,6 +57,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     lab("offline", "s16_s66_a_machine_that_lost_every_network_stops_once", s66_machine_alone::run),
     lab("routes", "s67_a_client_that_leaves_home_goes_over_the_internet", by_cloud::leaves_home),
     lab("routes", "every_client_of_a_cloud_meets_the_machine_directly", by_cloud::several),
+    lab("routes", "a_name_alone_leads_to_its_cloud", by_cloud::by_name_alone),
     lab("routes", "nothing_passes_but_the_relay", by_cloud::relay_only),
     lab("routes", "symmetric_translators_at_both_ends", by_cloud::symmetric_at_both_ends),
     lab("routes", "the_cloud_restarts_while_driving", by_cloud::cloud_restarts),
@@ -72,6 +81,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         s68_flap_and_loss::becomes_long,
         "beats wait behind calls while TCP's window grows again",
     ),
+    lab("sessions", "a_way_both_long_and_lossy_is_said_to_be_too_slow", s68_flap_and_loss::long_and_lossy),
     lab("routes", "s92_the_standby_answers_before_the_primary_is_dead", s92_standby_answers::both_directions),
     lab("routes", "s92_upstream_lost_while_a_camera_streams", s92_standby_answers::upstream_with_camera),
     lab("routes", "s93_a_slow_handler_is_not_hedged", s93_no_needless_copies::slow_handler),

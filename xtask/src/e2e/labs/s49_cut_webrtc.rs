@@ -1,0 +1,97 @@
+//! A WebRTC link whose path is silently cut: with another path between the ends it moves there by itself, without one the machine ends what is
+//! still going on for it (s49).
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::super::Stage;
+use super::by_cloud;
+use super::places::{PORT, WINDOW, within};
+use super::town::{Layout, Town};
+use super::truth;
+use crate::Outcome;
+use crate::lab::BOTH;
+use crate::lab::policy::Policy;
+use crate::observer::now;
+
+/// s49: everything is cut while a blocking move is under way. The machine cancels it, and nobody's operation is left.
+pub fn nothing_left(stage: &Stage) -> Outcome {
+    let town = Town::new(stage, &Layout { at_home: false, ..Layout::default() })?;
+    let client = by_cloud::client(stage, &town, &["motion=", "move=cart", "standby=never"])?;
+    town.observer.moving("base/cart", 0.0, Duration::from_secs(5))?;
+    sleep(Duration::from_millis(700 + stage.seed * 131 % 400));
+    let during = operations(stage, &town)?;
+    if !during.contains("MoveStraight") {
+        return Err(format!("the move is no operation: {during}").into());
+    }
+    let cut = town.lab.set("road", BOTH, Policy::hole())?;
+    let stopped = town.observer.stopped("base/cart", cut, WINDOW + Duration::from_secs(1))?;
+    stage.fact("stopped_s", stopped.t - cut);
+    within("the end of the move", stopped.t - cut, Duration::from_millis(2_500))?;
+    let after = operations(stage, &town)?;
+    if after.contains("MoveStraight") {
+        return Err(format!("the operation outlives its client: {after}").into());
+    }
+    // s50: who waits for the answer is told.
+    let told = client.wait("the end of the move", cut, Duration::from_secs(7), |line| line["call"] == "move")?;
+    stage.fact("told_after_s", told["t"].as_f64().map(|t| t - cut));
+    if told["ok"] == true {
+        return Err("a move that was cut off ended well".into());
+    }
+    truth::stays_still(&town.observer, "cart", stopped.t, Duration::from_secs(1))
+}
+
+/// What the machine is doing, asked on itself.
+fn operations(stage: &Stage, town: &Town) -> Result<String, Box<dyn std::error::Error>> {
+    let mut command = stage.built.command("lifeline");
+    town.machine.credentials(&mut command);
+    let output = town.server.output(command.args(["--json", "ops", &format!("localhost:{PORT}")]))?;
+    if !output.status.success() {
+        return Err(format!("no operations: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Two paths between the ends, one link, no other way to make one: the path that it uses dies.
+pub fn moves_to_another_pair(stage: &Stage) -> Outcome {
+    // No direct link can be made, and the cloud is gone by the time it would be needed.
+    let arguments = vec!["--no-mdns".to_owned()];
+    let mut town = Town::new(stage, &Layout { arguments, ..Layout::default() })?;
+    town.server.nft(&format!(
+        "table ip closed {{\nchain in {{ type filter hook input priority 0; iifname \"eth0\" tcp dport {PORT} reject with tcp reset\n }}\n }}\n"
+    ))?;
+    let client = by_cloud::client(stage, &town, &["standby=never"])?;
+    town.observer.moving("base/base", 0.0, Duration::from_secs(5))?;
+    sleep(Duration::from_millis(1_500 + stage.seed * 131 % 400));
+    let before = pair(&town)?;
+    if !before.contains("10.1.0.1:") || !before.contains("10.1.0.2:") {
+        return Err(format!("the link does not use the LAN, but {before}").into());
+    }
+    town.cloud.kill()?;
+    let cut = town.lab.set("client-eth0", BOTH, Policy::hole())?;
+    sleep(Duration::from_secs(3));
+    let end = now();
+    let after = pair(&town)?;
+    stage.fact("pairs", [before, after.clone()].join(", then "));
+    for kind in ["read", "motion"] {
+        let (gap, _) = truth::gap_ms(&client.calls(), kind, cut)?;
+        stage.fact(&format!("{kind}_gap_ms"), gap);
+        within("the gap", gap / 1e3, Duration::from_secs(1))?;
+    }
+    if after.contains("10.1.0.2:") {
+        return Err(format!("the link is still where nothing passes: {after}").into());
+    }
+    if let Some(event) = client.routes("connected", cut).first() {
+        return Err(format!("another link was made: {event}").into());
+    }
+    client.no_lapse()?;
+    truth::kept_moving(&town.observer, "base", cut, end)?;
+    truth::once_and_in_order(&town.observer, "base").map(|_| ())
+}
+
+/// The pair of addresses over which the newest call came to the machine.
+fn pair(town: &Town) -> Result<String, Box<dyn std::error::Error>> {
+    let calls = town.machine.calls()?;
+    let newest = calls.iter().rev().find_map(|call| call["pair"].as_str());
+    Ok(newest.ok_or("no call came over WebRTC")?.to_owned())
+}
