@@ -31,7 +31,7 @@ const DEFAULT_NAME: &str = "sim-main.loc1.viam.cloud";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse_from(arguments::with_two_dashes(std::env::args_os()));
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,turn_client_proto=warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
