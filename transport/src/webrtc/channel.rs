@@ -7,10 +7,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::lane::{self, lane};
 use crate::CloseReason;
 
 /// Messages that may wait for the driver. Whoever writes waits until all places are free and then puts in one message, or
@@ -29,9 +30,9 @@ pub const MAX_PACKET: usize = 65_535;
 #[derive(Debug)]
 pub struct DataChannel {
     /// To the peer. A free place means that the driver's gate on unacknowledged bytes is open. See [`OUTGOING`].
-    pub outgoing: mpsc::Sender<Bytes>,
+    pub outgoing: lane::Sender<Bytes>,
     /// From the peer; `None` once the connection has ended.
-    pub incoming: mpsc::Receiver<Bytes>,
+    pub incoming: lane::Receiver<Bytes>,
     /// Why the connection ended; `None` while it lives. A driver that is gone without a reason has broken.
     pub closed: watch::Receiver<Option<CloseReason>>,
     /// Ends the peer connection at once.
@@ -49,9 +50,9 @@ pub struct DataChannel {
 pub struct DriverEnd {
     /// What is to be sent. Take from it only while the gate on unacknowledged bytes is open, and then all that is there, so that
     /// it leaves together.
-    pub outgoing: mpsc::Receiver<Bytes>,
+    pub outgoing: lane::Receiver<Bytes>,
     /// What arrived. While it has no place, leave the rest in SCTP.
-    pub incoming: mpsc::Sender<Bytes>,
+    pub incoming: lane::Sender<Bytes>,
     /// Where the end is told; set it before the others are dropped.
     pub closed: watch::Sender<Option<CloseReason>>,
     /// Resolves when somebody severs the connection.
@@ -213,8 +214,8 @@ pub struct ChannelInfo {
 impl DataChannel {
     /// A channel and the half that a driver works on.
     pub fn new(info: ChannelInfo) -> (Self, DriverEnd) {
-        let (outgoing, outgoing_out) = mpsc::channel(OUTGOING);
-        let (incoming_in, incoming) = mpsc::channel(INCOMING);
+        let (outgoing, outgoing_out) = lane(OUTGOING);
+        let (incoming_in, incoming) = lane(INCOMING);
         let (closed_in, closed) = watch::channel(None);
         let (info_in, info) = watch::channel(info);
         let (sever, silence, longest) = (Sever::default(), Silence::default(), Longest::default());
@@ -272,7 +273,7 @@ async fn join(limits: PairLimits, a: DriverEnd, b: DriverEnd) {
 }
 
 /// Carries one direction until its sender or its reader is gone.
-async fn carry(limits: PairLimits, mut from: mpsc::Receiver<Bytes>, to: mpsc::Sender<Bytes>) {
+async fn carry(limits: PairLimits, mut from: lane::Receiver<Bytes>, to: lane::Sender<Bytes>) {
     if limits.delay.is_zero() && limits.rate.is_none() {
         while let Some(message) = from.recv().await {
             if to.send(message).await.is_err() {

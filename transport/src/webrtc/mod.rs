@@ -4,6 +4,7 @@
 
 pub mod channel;
 pub mod frame;
+pub mod lane;
 pub mod mux;
 mod port;
 #[cfg(feature = "server")]

@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::mpsc::{self, PermitIterator};
 use tokio::sync::{Notify, watch};
 
 use super::channel::{BURST, Longest, OUTGOING};
+use super::lane::{self, Places};
 use super::mux::{Callee, Caller, Event, Opened};
 use crate::CloseReason;
 
@@ -143,7 +143,7 @@ impl<M> State<M> {
 /// One end of a channel with its calls.
 pub(super) struct Port<M> {
     state: Mutex<State<M>>,
-    outgoing: mpsc::Sender<Bytes>,
+    outgoing: lane::Sender<Bytes>,
     longest: Longest,
     /// Tells the task that there is something to send, or another deadline.
     changed: Notify,
@@ -155,7 +155,7 @@ pub(super) struct Port<M> {
 }
 
 impl<M: Mux> Port<M> {
-    pub(super) fn new(mux: M, outgoing: mpsc::Sender<Bytes>, longest: Longest) -> Arc<Self> {
+    pub(super) fn new(mux: M, outgoing: lane::Sender<Bytes>, longest: Longest) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State { mux, waiting: BTreeMap::new(), opened: Vec::new() }),
             outgoing,
@@ -192,7 +192,7 @@ impl<M: Mux> Port<M> {
 
     /// Sends what the channel has room for at once; tells whether something is left.
     fn try_burst(&self, state: &mut State<M>) -> bool {
-        match self.outgoing.try_reserve_many(OUTGOING) {
+        match self.outgoing.try_reserve(OUTGOING) {
             Ok(places) => {
                 self.burst(state, places);
                 state.mux.next_len().is_some()
@@ -203,22 +203,22 @@ impl<M: Mux> Port<M> {
     }
 
     /// One packet, or a few that are short.
-    fn burst(&self, state: &mut State<M>, places: PermitIterator<'_, Bytes>) {
+    fn burst(&self, state: &mut State<M>, mut places: Places<'_, Bytes>) {
         let mut sent = 0;
         state.mux.set_longest(self.longest.get());
-        for place in places {
+        while places.left() > 0 {
             if sent > 0 && state.mux.next_len().is_none_or(|next| sent + next > BURST) {
                 return;
             }
             let Some(packet) = state.mux.poll_packet() else { return };
             sent += packet.len();
             self.written.fetch_add(packet.len() as u64, Ordering::Relaxed);
-            place.send(packet);
+            let _ = places.send(packet);
         }
     }
 
     /// Sends into places that were waited for.
-    fn send(&self, places: PermitIterator<'_, Bytes>) -> bool {
+    fn send(&self, places: Places<'_, Bytes>) -> bool {
         let woken = {
             let mut state = self.lock();
             self.burst(&mut state, places);
@@ -229,7 +229,7 @@ impl<M: Mux> Port<M> {
     }
 
     /// Takes a message and what came with it, at most [`TURN`] in all: whoever has a beat to send waits for the same lock.
-    fn receive(&self, first: Bytes, incoming: &mut mpsc::Receiver<Bytes>) -> bool {
+    fn receive(&self, first: Bytes, incoming: &mut lane::Receiver<Bytes>) -> bool {
         let now = now();
         let elapsed = u64::try_from((now - self.started).as_nanos()).unwrap_or(u64::MAX);
         self.last_read.store(elapsed, Ordering::Relaxed);
@@ -282,7 +282,7 @@ impl<M: Mux> Port<M> {
 /// Carries packets between the channel and the calls until the channel ends; `opened` hears of new calls.
 pub(super) async fn run<M: Mux>(
     port: &Port<M>,
-    mut incoming: mpsc::Receiver<Bytes>,
+    mut incoming: lane::Receiver<Bytes>,
     mut closed: watch::Receiver<Option<CloseReason>>,
     mut opened: impl FnMut(Opened),
 ) -> CloseReason {
@@ -294,7 +294,7 @@ pub(super) async fn run<M: Mux>(
         // Not biased: neither direction may starve the other.
         let over = tokio::select! {
             _ = closed.wait_for(Option::is_some) => true,
-            places = port.outgoing.reserve_many(OUTGOING), if waits => match places {
+            places = port.outgoing.reserve(OUTGOING), if waits => match places {
                 Ok(places) => port.send(places),
                 Err(_) => true,
             },

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 use turn_client_proto::api::{TurnClientApi, TurnConfig, TurnEvent, TurnPollRet, TurnRecvRet};
 use turn_client_proto::prelude::DelayedTransmitBuild;
@@ -21,6 +20,7 @@ use turn_client_proto::tcp::TurnClientTcp;
 use turn_client_proto::types::{AddressFamily, TurnCredentials};
 use turn_client_proto::udp::TurnClientUdp;
 
+use super::lane::{self, lane};
 use super::options::{IceUrl, Server, Transport};
 
 /// Bound of name, connection and TLS together, and again of the allocation.
@@ -55,7 +55,7 @@ pub(crate) struct Relay {
     pub address: SocketAddr,
     /// Our own end towards the server.
     pub base: SocketAddr,
-    to: mpsc::Sender<(SocketAddr, Bytes)>,
+    to: lane::Sender<(SocketAddr, Bytes)>,
 }
 
 impl fmt::Debug for Relay {
@@ -71,7 +71,7 @@ impl Relay {
 }
 
 /// Asks one server; exactly one of `Stun`, `Allocated` and `Failed` is told.
-pub(crate) fn start(server: Server, tls: Option<Arc<rustls::ClientConfig>>, news: mpsc::Sender<Box<News>>) {
+pub(crate) fn start(server: Server, tls: Option<Arc<rustls::ClientConfig>>, news: lane::Sender<Box<News>>) {
     tokio::spawn(async move {
         let found = timeout(PATIENCE, tokio::net::lookup_host((server.url.host.as_str(), server.url.port))).await;
         let found: Vec<SocketAddr> = match found {
@@ -97,7 +97,7 @@ pub(crate) fn start(server: Server, tls: Option<Arc<rustls::ClientConfig>>, news
     });
 }
 
-async fn fail(news: &mpsc::Sender<Box<News>>, url: &IceUrl, why: &(dyn fmt::Display + Sync)) {
+async fn fail(news: &lane::Sender<Box<News>>, url: &IceUrl, why: &(dyn fmt::Display + Sync)) {
     let _ = news.send(Box::new(News::Failed(format!("{}:{}: {why}", url.host, url.port)))).await;
 }
 
@@ -106,7 +106,7 @@ async fn allocate(
     server: &Server,
     address: SocketAddr,
     tls: Option<Arc<rustls::ClientConfig>>,
-    news: &mpsc::Sender<Box<News>>,
+    news: &lane::Sender<Box<News>>,
 ) -> io::Result<()> {
     let mut config = TurnConfig::new(TurnCredentials::new(&server.username, &server.credential));
     if address.is_ipv6() {
@@ -186,17 +186,17 @@ struct Session<C> {
     pipe: Pipe,
     local: SocketAddr,
     server: SocketAddr,
-    news: mpsc::Sender<Box<News>>,
+    news: lane::Sender<Box<News>>,
     base: Instant,
     relay: Option<SocketAddr>,
     peers: BTreeMap<SocketAddr, Known>,
-    outgoing: mpsc::Receiver<(SocketAddr, Bytes)>,
-    handle: Option<mpsc::Sender<(SocketAddr, Bytes)>>,
+    outgoing: lane::Receiver<(SocketAddr, Bytes)>,
+    handle: Option<lane::Sender<(SocketAddr, Bytes)>>,
 }
 
 impl<C: TurnClientApi> Session<C> {
-    fn new(client: C, pipe: Pipe, local: SocketAddr, server: SocketAddr, news: mpsc::Sender<Box<News>>) -> Self {
-        let (handle, outgoing) = mpsc::channel(WAITING);
+    fn new(client: C, pipe: Pipe, local: SocketAddr, server: SocketAddr, news: lane::Sender<Box<News>>) -> Self {
+        let (handle, outgoing) = lane(WAITING);
         let (base, peers) = (Instant::now(), BTreeMap::new());
         Self { client, pipe, local, server, news, base, relay: None, peers, outgoing, handle: Some(handle) }
     }

@@ -12,7 +12,8 @@ use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+
+use super::lane::{self, lane};
 
 /// Buffers of one read: each takes a whole batch of the kernel's (UDP GRO).
 const BUFFERS: usize = 4;
@@ -155,11 +156,11 @@ pub struct Mux {
 #[derive(Debug, Default)]
 struct Routes {
     /// By our ICE user name.
-    names: BTreeMap<String, (u64, mpsc::Sender<Box<Batch>>)>,
+    names: BTreeMap<String, (u64, lane::Sender<Box<Batch>>)>,
     /// By the peer's address.
-    remotes: BTreeMap<SocketAddr, (u64, mpsc::Sender<Box<Batch>>)>,
+    remotes: BTreeMap<SocketAddr, (u64, lane::Sender<Box<Batch>>)>,
     /// By the number of a question to a STUN server, which all connections ask from this one socket.
-    asked: BTreeMap<[u8; 12], (u64, mpsc::Sender<Box<Batch>>)>,
+    asked: BTreeMap<[u8; 12], (u64, lane::Sender<Box<Batch>>)>,
     next: u64,
 }
 
@@ -188,8 +189,8 @@ impl Mux {
     }
 
     /// A place for the connection of this ICE user name.
-    pub(crate) fn join(self: &Arc<Self>, ufrag: &str) -> (Place, mpsc::Receiver<Box<Batch>>) {
-        let (to, from) = mpsc::channel(WAITING);
+    pub(crate) fn join(self: &Arc<Self>, ufrag: &str) -> (Place, lane::Receiver<Box<Batch>>) {
+        let (to, from) = lane(WAITING);
         let mut routes = self.lock();
         routes.next += 1;
         let number = routes.next;

@@ -22,7 +22,7 @@ struct Side {
 }
 
 /// Runs a connection until it is open; its candidates go to the other side.
-async fn open(mut own: Connection, peer: tokio::sync::mpsc::Sender<Command>, trickle: bool) -> Side {
+async fn open(mut own: Connection, peer: super::lane::Sender<Command>, trickle: bool) -> Side {
     own.commands.send(Command::Servers(Vec::new())).await.expect("driven");
     while let Some(report) = own.reports.recv().await {
         match report {

@@ -45,8 +45,8 @@ impl Driver {
             let Some(end) = &mut self.open else { return };
             match end.outgoing.try_recv() {
                 Ok(message) => self.write_one(&message, now),
-                Err(mpsc::error::TryRecvError::Empty) => return,
-                Err(mpsc::error::TryRecvError::Disconnected) => self.begin_close(now),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => self.begin_close(now),
             }
         }
     }
@@ -68,12 +68,12 @@ impl Driver {
             let Some(message) = self.pending.take().or_else(|| self.peer.read()) else { return };
             match end.incoming.try_send(message) {
                 Ok(()) => {}
-                Err(mpsc::error::TrySendError::Full(message)) => {
+                Err(TrySendError::Full(message)) => {
                     self.pending = Some(message);
                     return;
                 }
                 // Nobody reads any more; the end of the writing half ends the connection.
-                Err(mpsc::error::TrySendError::Closed(_)) => {}
+                Err(TrySendError::Closed(_)) => {}
             }
         }
     }

@@ -14,13 +14,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use is::stun::TransId;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
+use tokio::sync::oneshot;
 
 use super::burst::Burst;
 use super::channel::{CandidatePair, ChannelInfo, DriverEnd};
 use super::checks::{Checks, Ends};
 use super::gate::Gate;
 use super::gather::Question;
+use super::lane;
 use super::options::IcePolicy;
 use super::peer::{Ended, Event, Peer};
 use super::relay::{self, Relay};
@@ -63,10 +65,10 @@ struct Driver {
     policy: IcePolicy,
     loopback: bool,
     tls: Option<Arc<rustls::ClientConfig>>,
-    control: mpsc::WeakSender<Command>,
-    reports: Option<mpsc::Sender<Report>>,
+    control: lane::WeakSender<Command>,
+    reports: Option<lane::Sender<Report>>,
     gathering: Gathering,
-    relayed_in: mpsc::Sender<Box<relay::News>>,
+    relayed_in: lane::Sender<Box<relay::News>>,
     relays: BTreeMap<SocketAddr, Relay>,
     checks: Checks,
     probes: Vec<(TransId, oneshot::Sender<Duration>)>,
@@ -90,7 +92,7 @@ struct Driver {
 }
 
 /// Never resolves where there is nothing to wait for.
-async fn next<T>(from: Option<&mut mpsc::Receiver<T>>) -> Option<T> {
+async fn next<T>(from: Option<&mut lane::Receiver<T>>) -> Option<T> {
     match from {
         Some(from) => from.recv().await,
         None => std::future::pending().await,
@@ -100,9 +102,9 @@ async fn next<T>(from: Option<&mut mpsc::Receiver<T>>) -> Option<T> {
 impl Driver {
     async fn run(
         mut self,
-        mut commands: mpsc::Receiver<Command>,
-        mut shared: Option<mpsc::Receiver<Box<Batch>>>,
-        mut relayed: mpsc::Receiver<Box<relay::News>>,
+        mut commands: lane::Receiver<Command>,
+        mut shared: Option<lane::Receiver<Box<Batch>>>,
+        mut relayed: lane::Receiver<Box<relay::News>>,
     ) {
         let mut sleep = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
         let mut severed: Pin<Box<dyn Future<Output = &'static str> + Send>> = Box::pin(std::future::pending());
@@ -148,7 +150,7 @@ impl Driver {
             };
             let place = async {
                 match incoming {
-                    Some(incoming) if pending.is_some() => incoming.reserve().await.is_ok(),
+                    Some(incoming) if pending.is_some() => incoming.reserve(1).await.is_ok(),
                     _ => std::future::pending().await,
                 }
             };

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::webrtc::channel::{CandidatePair, DataChannel};
+use crate::webrtc::lane;
 use crate::webrtc::options::Server;
 use crate::webrtc::peer::Ended;
 use crate::webrtc::sdp::Description;
@@ -55,14 +56,14 @@ pub(crate) enum Report {
 /// Where the shells hold a connection until it is open. Dropping it before ends the connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub commands: mpsc::Sender<Command>,
-    pub reports: mpsc::Receiver<Report>,
+    pub commands: lane::Sender<Command>,
+    pub reports: lane::Receiver<Report>,
 }
 
 /// Orders for a connection that is open, and its signs of life. Clones are the same; holding one keeps nothing alive.
 #[derive(Clone, Debug)]
 pub struct Control {
-    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) commands: lane::Sender<Command>,
     pub(super) life: Arc<Life>,
 }
 

@@ -4,6 +4,7 @@ use std::io;
 
 use super::*;
 use crate::webrtc::gather::hosts;
+use crate::webrtc::lane::lane;
 use crate::webrtc::options::{PeerOptions, SocketChoice};
 use crate::webrtc::peer::{LocalCandidate, PeerError, Role};
 use crate::webrtc::sdp::Description;
@@ -56,9 +57,9 @@ fn start(
         None => peer.offer(),
         Some(offer) => peer.answer(offer, now)?,
     };
-    let (to_driver, commands) = mpsc::channel(64);
-    let (reports, from_driver) = mpsc::channel(64);
-    let (relayed_in, relayed) = mpsc::channel(256);
+    let (to_driver, commands) = lane(64);
+    let (reports, from_driver) = lane(64);
+    let (relayed_in, relayed) = lane(256);
     let mut driver = Driver {
         peer,
         wire,
