@@ -182,8 +182,9 @@ impl Link {
             finish,
         }));
         let weak = Arc::downgrade(&link.0);
+        // Pinned inside, the task would keep room for it twice.
+        let mut connection = Box::pin(connection);
         tokio::spawn(async move {
-            let mut connection = std::pin::pin!(connection);
             let done = tokio::select! {
                 done = &mut connection => done,
                 // Every sender is gone or an orderly close was asked for and nothing is out any more.

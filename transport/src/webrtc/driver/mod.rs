@@ -100,8 +100,9 @@ async fn next<T>(from: Option<&mut lane::Receiver<T>>) -> Option<T> {
 }
 
 impl Driver {
+    /// Boxed: a task keeps what its future was given beside what that has made of it.
     async fn run(
-        mut self,
+        mut self: Box<Self>,
         mut commands: lane::Receiver<Command>,
         mut shared: Option<lane::Receiver<Box<Batch>>>,
         mut relayed: lane::Receiver<Box<relay::News>>,
@@ -137,7 +138,7 @@ impl Driver {
                 sleep.as_mut().reset(wake.into());
             }
             let takes = self.takes();
-            let Self { wire, open, pending, .. } = &mut self;
+            let Self { wire, open, pending, .. } = &mut *self;
             let own = async {
                 match wire {
                     Wire::Own(socket) => socket.readable().await,
@@ -348,7 +349,7 @@ impl Driver {
         }
     }
 
-    fn finish(mut self, now: Instant) {
+    fn finish(&mut self, now: Instant) {
         self.peer.close(now);
         self.drain(now);
         if let Some(end) = &self.open {

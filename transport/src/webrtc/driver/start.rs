@@ -91,6 +91,6 @@ fn start(
     if let Some(offer) = offer {
         driver.add_remote(&offer.candidates, now);
     }
-    tokio::spawn(driver.run(commands, shared, relayed));
+    tokio::spawn(Box::new(driver).run(commands, shared, relayed));
     Ok((Connection { commands: to_driver, reports: from_driver }, description))
 }
