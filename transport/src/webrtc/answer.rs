@@ -114,10 +114,19 @@ where
     let mut exchanges = JoinSet::new();
     let mut pause = FIRST;
     loop {
-        while exchanges.try_join_next().is_some() {}
         let Ok(place) = shared.options.places.clone().acquire_owned().await else { return };
         let started = Instant::now();
-        match offered(&mut client, &shared.names).await {
+        let next = {
+            let mut offered = std::pin::pin!(offered(&mut client, &shared.names));
+            loop {
+                tokio::select! {
+                    next = &mut offered => break next,
+                    // One that is over is let go at once: the next offer may be hours away.
+                    Some(_) = exchanges.join_next() => {}
+                }
+            }
+        };
+        match next {
             Ok(stream) => {
                 pause = FIRST;
                 exchanges.spawn(exchange(stream, shared.clone(), place));
