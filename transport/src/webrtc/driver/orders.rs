@@ -74,15 +74,23 @@ pub(super) struct Life {
     /// Nanoseconds from `base`.
     last: AtomicU64,
     acknowledged: AtomicU64,
-    pub stalled: watch::Sender<bool>,
+    stalled: Mutex<Stalled>,
     /// Addresses of the peer's own interfaces, as it has told them.
     hosts: Mutex<BTreeSet<IpAddr>>,
+}
+
+/// Whether data is stalled.
+#[derive(Debug, Default)]
+struct Stalled {
+    now: bool,
+    /// Where it is told, from when somebody first asks: nobody does on a machine's side.
+    told: Option<watch::Sender<bool>>,
 }
 
 impl Life {
     pub fn new(now: Instant) -> Self {
         let (last, acknowledged) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { base: now, last, acknowledged, stalled: watch::Sender::new(false), hosts: Mutex::default() }
+        Self { base: now, last, acknowledged, stalled: Mutex::default(), hosts: Mutex::default() }
     }
 
     fn nanos(&self, now: Instant) -> u64 {
@@ -106,6 +114,22 @@ impl Life {
     pub fn acknowledge(&self, now: Instant) {
         self.tell(now);
         self.acknowledged.store(self.nanos(now).max(1), Ordering::Relaxed);
+    }
+
+    /// Data is stalled or not.
+    pub fn set_stalled(&self, stalled: bool) {
+        let mut known = self.stalled.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut known.now, stalled) != stalled
+            && let Some(told) = &known.told
+        {
+            told.send_replace(stalled);
+        }
+    }
+
+    fn stalled(&self) -> watch::Receiver<bool> {
+        let mut known = self.stalled.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = known.now;
+        known.told.get_or_insert_with(|| watch::Sender::new(now)).subscribe()
     }
 
     pub fn last(&self) -> Instant {
@@ -144,7 +168,7 @@ impl Control {
     /// Whether data is stalled: nothing was acknowledged for the longer of 150 ms and three round trips although something is out and
     /// the path answers checks.
     pub fn stalled(&self) -> watch::Receiver<bool> {
-        self.life.stalled.subscribe()
+        self.life.stalled()
     }
 
     /// Leaves the selected pair for another one that answers within a second, without signaling; returns it. `None` where no

@@ -159,7 +159,6 @@ impl Driver {
         if let (true, Some(pair)) = (self.stall.wants_check(rtt, now), self.selected) {
             self.check_pair((pair.local.address, pair.remote.address), now);
         }
-        let stalled = self.stall.is_stalled(rtt, now);
-        self.life.stalled.send_if_modified(|told| std::mem::replace(told, stalled) != stalled);
+        self.life.set_stalled(self.stall.is_stalled(rtt, now));
     }
 }
