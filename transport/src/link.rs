@@ -8,7 +8,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::Body;
@@ -150,9 +151,10 @@ struct Shared {
     /// The machine takes no new calls; what is out may finish.
     refusing: AtomicBool,
     reason: OnceLock<CloseReason>,
-    closed: watch::Receiver<bool>,
-    /// Tells the connection's task to finish in order.
-    finish: watch::Sender<bool>,
+    /// Cancelled at the end of the connection's task.
+    ended: CancellationToken,
+    /// Tells that task to finish in order; so does the drop of this.
+    finish: CancellationToken,
 }
 
 impl fmt::Debug for Link {
@@ -168,8 +170,7 @@ impl Link {
     where
         F: Future<Output = Option<CloseReason>> + Send + 'static,
     {
-        let (ended, closed) = watch::channel(false);
-        let (finish, mut finishing) = watch::channel(false);
+        let (ended, finish) = (CancellationToken::new(), CancellationToken::new());
         carrier.bound_silence(IDLE_USER_TIMEOUT);
         let link = Self(Arc::new(Shared {
             info,
@@ -178,23 +179,24 @@ impl Link {
             closing: AtomicBool::new(false),
             refusing: AtomicBool::new(false),
             reason: OnceLock::new(),
-            closed,
-            finish,
+            ended: ended.clone(),
+            finish: finish.clone(),
         }));
         let weak = Arc::downgrade(&link.0);
         // Pinned inside, the task would keep room for it twice.
         let mut connection = Box::pin(connection);
+        let ended = ended.drop_guard();
         tokio::spawn(async move {
             let done = tokio::select! {
                 done = &mut connection => done,
                 // Every sender is gone or an orderly close was asked for and nothing is out any more.
-                _ = finishing.wait_for(|f| *f) => None,
+                () = finish.cancelled() => None,
             };
             if let Some(shared) = weak.upgrade() {
                 let _ = shared.reason.set(shared.why(done));
                 shared.carrier.sever("the connection ended");
             }
-            let _ = ended.send(true);
+            drop(ended);
         });
         link
     }
@@ -231,11 +233,10 @@ impl Link {
         if let Some(place) = self.0.places.try_ordinary() {
             return Ok(place);
         }
-        let mut closed = self.0.closed.clone();
         tokio::select! {
             biased;
             place = self.0.places.ordinary() => place.map_err(|_| self.never_written()),
-            _ = closed.wait_for(|c| *c) => Err(self.never_written()),
+            () = self.0.ended.cancelled() => Err(self.never_written()),
         }
     }
 
@@ -252,9 +253,7 @@ impl Link {
 
     /// Resolves when the link is dead, for every clone and however often.
     pub async fn closed(&self) -> CloseReason {
-        let mut closed = self.0.closed.clone();
-        // An error means that the connection's task is gone, which is an end too.
-        let _ = closed.wait_for(|c| *c).await;
+        self.0.ended.cancelled().await;
         self.is_closed().unwrap_or(CloseReason::Broken("its task ended".into()))
     }
 
@@ -299,7 +298,7 @@ impl Link {
         tokio::spawn(async move {
             shared.places.vacated().await;
             let _ = shared.reason.set(CloseReason::Closed);
-            let _ = shared.finish.send(true);
+            shared.finish.cancel();
         });
     }
 
@@ -358,6 +357,12 @@ impl Link {
             return Status::unavailable(format!("connection to the machine at {} lost: {why}", self.address()));
         }
         Status::unavailable(format!("call to the machine at {} broke: {how}", self.address()))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.finish.cancel();
     }
 }
 
