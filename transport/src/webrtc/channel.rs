@@ -7,9 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::lane::{self, lane};
 use crate::CloseReason;
@@ -119,14 +118,14 @@ pub struct Sever(Arc<Severed>);
 #[derive(Debug, Default)]
 struct Severed {
     why: OnceLock<&'static str>,
-    token: CancellationToken,
+    told: Notify,
 }
 
 impl Sever {
     /// Ends it; the first reason stays.
     pub fn sever(&self, why: &'static str) {
         let _ = self.0.why.set(why);
-        self.0.token.cancel();
+        self.0.told.notify_waiters();
     }
 
     /// Why it was severed, if it was.
@@ -136,7 +135,13 @@ impl Sever {
 
     /// Resolves once it is severed, with the reason.
     pub async fn wait(&self) -> &'static str {
-        self.0.token.cancelled().await;
+        let mut told = std::pin::pin!(self.0.told.notified());
+        // Listed before it is looked: what comes between is told.
+        told.as_mut().enable();
+        if let Some(why) = self.severed() {
+            return why;
+        }
+        told.await;
         self.severed().unwrap_or("severed")
     }
 }
