@@ -6,6 +6,7 @@ mod hurry;
 mod seam;
 mod secrets;
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
@@ -56,8 +57,36 @@ struct Outbox {
     packets: Vec<(Path, usize)>,
 }
 
+/// What an outbox's memory may have grown to if the thread is to keep it, in bytes: a burst of data.
+const KEPT: usize = 128 << 10;
+
+thread_local! {
+    /// The memory of the outbox that was emptied last on this thread: a connection that is idle holds none.
+    static SPARE: Cell<Outbox> = const { Cell::new(Outbox { bytes: Vec::new(), packets: Vec::new() }) };
+}
+
 impl Outbox {
+    /// Hands over what is ready, in order.
+    fn drain(&mut self, send: &mut dyn FnMut(SocketAddr, SocketAddr, &[u8])) {
+        if self.packets.is_empty() {
+            return;
+        }
+        let mut at = 0;
+        for (path, length) in self.packets.drain(..) {
+            send(path.local, path.remote, &self.bytes[at..at + length]);
+            at += length;
+        }
+        self.bytes.clear();
+        let emptied = std::mem::take(self);
+        if emptied.bytes.capacity() <= KEPT {
+            SPARE.set(emptied);
+        }
+    }
+
     fn push(&mut self, path: Path, packet: &[u8]) {
+        if self.packets.is_empty() {
+            *self = SPARE.take();
+        }
         self.bytes.extend_from_slice(packet);
         self.packets.push((path, packet.len()));
     }

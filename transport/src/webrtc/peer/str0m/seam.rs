@@ -173,16 +173,7 @@ impl Peer for Str0m {
         if self.secured && !self.closed {
             self.drain_sctp(now);
         }
-        let mut at = 0;
-        for (path, length) in self.out.packets.drain(..) {
-            send(path.local, path.remote, &self.out.bytes[at..at + length]);
-            at += length;
-        }
-        // A burst's memory is not kept for ever.
-        if self.out.bytes.capacity() > 16 << 10 {
-            self.out = Outbox::default();
-        }
-        self.out.bytes.clear();
+        self.out.drain(send);
     }
 
     fn poll_event(&mut self) -> Option<Event> {
