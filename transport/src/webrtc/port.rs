@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use super::channel::{BURST, Longest, OUTGOING};
 use super::lane::{self, Places};
-use super::mux::{Callee, Caller, Event, Opened};
+use super::mux::{Callee, Caller, Event, Opened, remove};
 use crate::CloseReason;
 
 /// Received messages that are taken under one lock.
@@ -136,7 +136,7 @@ impl<M> State<M> {
 
     /// Nobody waits for this stream any more.
     pub(super) fn unlist(&mut self, id: u64) {
-        self.waiting.remove(&id);
+        remove(&mut self.waiting, id);
     }
 }
 
@@ -329,7 +329,7 @@ fn woken<M: Mux>(state: &mut State<M>) -> Vec<Waker> {
     let mut woken = Vec::new();
     while let Some(event) = state.mux.poll_event() {
         match event {
-            Event::Opened(opened) => state.opened.push(opened),
+            Event::Opened(opened) => state.opened.push(*opened),
             Event::Readable(id) => {
                 woken.extend(state.waiting.get_mut(&id).and_then(|waiting| waiting.reader.take()));
             }
@@ -337,7 +337,7 @@ fn woken<M: Mux>(state: &mut State<M>) -> Vec<Waker> {
                 woken.extend(state.waiting.get_mut(&id).and_then(|waiting| waiting.writer.take()));
             }
             Event::Aborted(id) => {
-                let all = state.waiting.remove(&id).unwrap_or_default();
+                let all = remove(&mut state.waiting, id).unwrap_or_default();
                 woken.extend([all.reader, all.writer, all.end].into_iter().flatten());
             }
         }

@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::inbox::{Inbox, Overflow};
 use super::outbox::{Outbox, Side};
-use super::{Event, ORDINARY, Read, UNREAD_IN_ALL};
+use super::{Event, ORDINARY, Read, UNREAD_IN_ALL, remove};
 use crate::webrtc::frame::{self, Frame, Piece, Request, Trailers, response};
 
 /// How long after a call's deadline its handler is dropped: its own answer says more, and comes first.
@@ -218,7 +218,7 @@ impl Callee {
         if let Some(window) = window {
             self.out.window(id, window);
         }
-        self.events.push_back(Event::Opened(opened));
+        self.events.push_back(Event::Opened(Box::new(opened)));
     }
 
     /// The next message of a call; [`Read::End`] once the client has sent its last.
@@ -321,7 +321,7 @@ impl Callee {
         let (packet, done) = self.out.poll()?;
         self.events.extend(done.room.map(Event::Writable));
         if let Some(id) = done.finished
-            && let Some(call) = self.calls.remove(&id)
+            && let Some(call) = remove(&mut self.calls, id)
         {
             self.out.remove(id);
             self.reserved -= usize::from(call.reserved);

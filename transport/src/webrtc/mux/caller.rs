@@ -9,7 +9,7 @@ use tonic::Status;
 
 use super::inbox::{Inbox, Overflow};
 use super::outbox::{Outbox, Side};
-use super::{Event, Read, UNREAD_IN_ALL, WINDOW};
+use super::{Event, Read, UNREAD_IN_ALL, WINDOW, remove};
 use crate::webrtc::frame::{self, Frame, Piece, Response, Trailers, Wrong, request};
 
 #[derive(Debug)]
@@ -137,7 +137,7 @@ impl Caller {
 
     /// Nobody waits for the call any more: if it has not ended, the machine is told.
     pub fn forget(&mut self, id: u64) {
-        let Some(call) = self.calls.remove(&id) else { return };
+        let Some(call) = remove(&mut self.calls, id) else { return };
         self.held -= call.inbox.held();
         if call.end.is_none() {
             self.stop(id, call.deadline);

@@ -24,6 +24,8 @@ mod tests;
 pub use callee::{Callee, Limits, Opened, is_reserved, single_request};
 pub use caller::Caller;
 
+use std::collections::BTreeMap;
+
 use http::HeaderMap;
 use tonic::Status;
 
@@ -46,11 +48,20 @@ pub const UNREAD_IN_ALL: u64 = 128 << 20;
 /// Ordinary calls at once: of the protocol's 256, eight stay free for reserved ones.
 pub const ORDINARY: usize = 248;
 
+/// Removes a value, and with the last one the map's memory: those of an idle connection would keep a node each.
+pub(super) fn remove<V>(map: &mut BTreeMap<u64, V>, id: u64) -> Option<V> {
+    let value = map.remove(&id);
+    if map.is_empty() {
+        *map = BTreeMap::new();
+    }
+    value
+}
+
 /// What happened to a call, for whoever waits on it.
 #[derive(Debug)]
 pub enum Event {
-    /// A client began a call.
-    Opened(Opened),
+    /// A client began a call. Boxed: the others are a fraction of its size.
+    Opened(Box<Opened>),
     /// There is something to read, or the call has ended.
     Readable(u64),
     /// There is room to send, or the call has ended.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use super::{AHEAD, ALONE, MESSAGE, SHARED};
+use super::{AHEAD, ALONE, MESSAGE, SHARED, remove};
 use crate::webrtc::frame::{Piece, request, response};
 
 /// Whose frames these are.
@@ -157,7 +157,7 @@ impl Outbox {
 
     /// Forgets a stream; tells whether anything of it was given out.
     pub(super) fn remove(&mut self, id: u64) -> bool {
-        let Some(queue) = self.streams.remove(&id) else { return false };
+        let Some(queue) = remove(&mut self.streams, id) else { return false };
         if queue.listed {
             let line = if queue.reserved { &mut self.reserved } else { &mut self.ordinary };
             line.retain(|listed| *listed != id);

@@ -47,7 +47,7 @@ fn opened(callee: &mut Callee) -> Vec<Opened> {
     let mut all = vec![];
     while let Some(event) = callee.poll_event() {
         if let Event::Opened(opened) = event {
-            all.push(opened);
+            all.push(*opened);
         }
     }
     all
