@@ -71,6 +71,8 @@ impl Checks {
         let mut datagram = vec![0; 256 + username.len()];
         let length = request.to_bytes(Some(who.remote_password.as_bytes()), &mut datagram, Hmac::of).ok()?;
         datagram.truncate(length);
+        // Mostly one is out, and one pair is asked: room for four would be more than all the rest of this.
+        self.out.reserve_exact(1);
         self.out.push(Out { id, ends, at: now });
         Some(datagram)
     }
@@ -96,6 +98,7 @@ impl Checks {
             if self.health.len() == MAX_PAIRS {
                 self.health.remove(0);
             }
+            self.health.reserve_exact(1);
             self.health.push((ends, Health::default()));
             self.health.len() - 1
         });

@@ -76,7 +76,7 @@ pub(super) struct Life {
     acknowledged: AtomicU64,
     stalled: Mutex<Stalled>,
     /// Addresses of the peer's own interfaces, as it has told them.
-    hosts: Mutex<BTreeSet<IpAddr>>,
+    hosts: Mutex<Vec<IpAddr>>,
 }
 
 /// Whether data is stalled.
@@ -105,8 +105,9 @@ impl Life {
     /// The peer told of an address of its own. A few are enough for anybody.
     pub fn told(&self, host: IpAddr) {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        if hosts.len() < MOST_HOSTS {
-            hosts.insert(host);
+        if hosts.len() < MOST_HOSTS && !hosts.contains(&host) {
+            hosts.reserve_exact(1);
+            hosts.push(host);
         }
     }
 
@@ -162,7 +163,7 @@ impl Control {
 
     /// Addresses of the peer's own interfaces that it has told so far. Nothing proves them.
     pub fn hosts(&self) -> BTreeSet<IpAddr> {
-        self.life.hosts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.life.hosts.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 
     /// Whether data is stalled: nothing was acknowledged for the longer of 150 ms and three round trips although something is out and
