@@ -397,11 +397,10 @@ impl RouteAgent {
         }
         self.tell(Event::Dead { link });
         if webrtc {
-            if lone {
-                // Nobody made it suspect, so nobody has moved it yet.
-                self.outputs.push_back(Output::MovePair { link });
-            }
-            self.outputs.push_back(Output::RestartIce { link });
+            // One that is alone was never suspect, so nobody has moved it yet. Restarting ICE beside that would change the words by which the checks of
+            // the move are known.
+            let order = if lone { Output::MovePair { link } } else { Output::RestartIce { link } };
+            self.outputs.push_back(order);
         }
         match standby {
             Some(next) if was_primary => {

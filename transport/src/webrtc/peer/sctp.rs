@@ -192,6 +192,16 @@ impl Sctp {
         }
     }
 
+    /// Packets take another path from now on. What was lost on the old one is sent again at once, not when the timer of retransmissions fires, which
+    /// has doubled with every loss there.
+    pub(super) fn handle_path(&mut self) {
+        if self.unacknowledged() > 0
+            && let Some(due) = self.poll_timeout()
+        {
+            self.handle_timeout(due);
+        }
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.association.as_ref().and_then(|(_, a)| a.poll_timeout())
     }

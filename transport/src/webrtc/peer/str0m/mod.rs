@@ -292,6 +292,7 @@ impl Str0m {
 
     fn select(&mut self, path: Path) {
         if self.selected.replace(path) != Some(path) {
+            self.sctp.handle_path();
             self.events.push_back(Event::Selected(self.pair(path)));
         }
     }
