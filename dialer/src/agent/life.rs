@@ -242,13 +242,15 @@ impl RouteAgent {
         if self.standby == Some(link) && self.primary.is_some_and(|primary| !self.answers(primary) || late(primary)) {
             return None;
         }
-        // The newest round trip tells before the smoothed one does; where there are two links, that of the quicker one.
-        let long = match self.standby.and_then(|standby| self.lines.get(&standby)) {
+        // The newest round trip tells before the smoothed one does; where there are two links, that of the quicker one. And an answer that took the
+        // standby long says nothing against a primary that has been silent for less.
+        let standby = self.standby.filter(|_| self.primary == Some(link)).and_then(|standby| self.lines.get(&standby));
+        let long = match standby {
             _ if self.primary != Some(link) => Duration::ZERO,
             None => line.newest(),
             Some(standby) => line.newest().min(standby.newest()),
         };
-        let dead = line.dead_at(long)?;
+        let dead = line.dead_at(long)?.max(line.waiting? + standby.map_or(Duration::ZERO, Line::fair));
         // Nothing waits for a link that carries nothing: it gets more time.
         Some(if self.primary == Some(link) { dead } else { dead + line.deadly() * 2 })
     }

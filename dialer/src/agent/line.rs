@@ -147,9 +147,16 @@ impl Line {
         if self.facts.tier.is_webrtc() { STALL_WEBRTC.max(self.rtt * 3) } else { self.outrun(than) }
     }
 
-    /// What is owed for this long is too late where the other link is not.
+    /// What is owed for this long is too late where the other link is not. The newest round trips tell before their best ones that the way of both has
+    /// become long: then the one whose answers wait behind nothing is ahead of the other by no merit.
     pub fn outrun(&self, than: &Self) -> Duration {
-        DEAD_DIRECT.max(self.way().min(than.way()) * 4)
+        let (best, newest) = (self.way().min(than.way()), self.newest().min(than.newest()));
+        DEAD_DIRECT.max(best.max(newest) * 4).max(than.fair())
+    }
+
+    /// What another link has to owe longer than to be any worse than this one: what its newest answer took, and a quarter of that.
+    pub fn fair(&self) -> Duration {
+        self.newest() * 5 / 4
     }
 
     /// Whether this link was asked, and has answered, so much later than `owing` that the one which owes since then is late by its own fault.
