@@ -2,6 +2,7 @@
 //!
 //! The composition is ours, because str0m keeps the timers of the parts to itself that loss turns into seconds.
 
+mod copies;
 mod hurry;
 mod seam;
 mod secrets;
@@ -23,6 +24,7 @@ use super::sctp::{DATA, NEGOTIATION, Sctp, Told};
 use super::{Credentials, Ended, Event, LocalCandidate, MAX_DATAGRAM, Peer, PeerError, Role, kind_of, sha256, text_of};
 use crate::webrtc::channel::{Candidate, CandidateKind, CandidatePair};
 use crate::webrtc::sdp::{Description, Kind, Setup};
+use copies::Copies;
 use hurry::Hurry;
 pub(crate) use secrets::Hmac;
 use secrets::{credentials, random_u64};
@@ -121,6 +123,7 @@ pub struct Str0m {
     taken: bool,
     heard: BTreeSet<SocketAddr>,
     out: Outbox,
+    copies: Copies,
     events: VecDeque<Event>,
     closed: bool,
     origin: (u64, u64),
@@ -199,6 +202,7 @@ impl Str0m {
             taken: false,
             heard: BTreeSet::new(),
             out: Outbox::default(),
+            copies: Copies::default(),
             events: VecDeque::new(),
             closed: false,
             origin: (random_u64() >> 2, 0),
@@ -378,10 +382,19 @@ impl Str0m {
         }
         while let Some(packets) = self.sctp.poll_packets(now) {
             for packet in packets {
+                let repeated = self.sctp.repeats(&packet);
+                let (bytes, datagrams) = (self.out.bytes.len(), self.out.packets.len());
                 if let Err(e) = self.dtls.send_application_data(&packet) {
                     return self.end(Ended::Dtls(e.to_string()));
                 }
                 self.drain_dtls(now);
+                if self.copies.takes(packet.len(), repeated, now) {
+                    let mut at = bytes;
+                    for (path, length) in &self.out.packets[datagrams..] {
+                        self.copies.keep(*path, &self.out.bytes[at..at + length], now);
+                        at += length;
+                    }
+                }
             }
         }
     }

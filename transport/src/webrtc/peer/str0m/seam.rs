@@ -166,12 +166,18 @@ impl Peer for Str0m {
         // Before the peer's credentials are known there is nobody to check.
         let ice = self.ice.remote_credentials().is_some().then(|| self.due.or(self.ice.poll_timeout())).flatten();
         let dtls = self.started.then_some(self.dtls_timeout).flatten().or(self.answered.and(self.dtls_timeout));
-        [ice, dtls, self.sctp.poll_timeout()].into_iter().flatten().min()
+        [ice, dtls, self.sctp.poll_timeout(), self.copies.poll_timeout()].into_iter().flatten().min()
     }
 
     fn drain(&mut self, now: Instant, send: &mut dyn FnMut(SocketAddr, SocketAddr, &[u8])) {
         if self.secured && !self.closed {
             self.drain_sctp(now);
+        }
+        while let Some((path, datagram)) = self.copies.due(now) {
+            // A pair that was left has no use for it.
+            if self.selected.or(self.answered) == Some(path) {
+                self.out.push(path, &datagram);
+            }
         }
         self.out.drain(send);
     }

@@ -76,6 +76,37 @@ fn a_lost_message_is_repeated_within_half_a_second() {
     assert!(took.is_some_and(|t| t <= Duration::from_millis(500)), "{took:?}");
 }
 
+#[test]
+fn a_fifth_of_the_packets_lost_holds_up_no_message_for_a_second() {
+    let mut slowest = Duration::ZERO;
+    let mut late = 0;
+    for seed in 0..20 {
+        let mut net = Net::new(Duration::from_millis(20), 0, seed);
+        net.open().expect("open");
+        net.loss = 51;
+        // Each side sends a hundred messages a second; how old each is when it is read.
+        let mut sent = [VecDeque::new(), VecDeque::new()];
+        for _ in 0..1_000 {
+            for (side, peer) in net.peers.iter_mut().enumerate() {
+                peer.write(&Bytes::from_static(&[7; 150])).expect("open");
+                sent[side].push_back(net.now);
+            }
+            net.run(Duration::from_millis(10), |net| {
+                for (side, peer) in net.peers.iter_mut().enumerate() {
+                    while peer.read().is_some() {
+                        let age = net.now - sent[1 - side].pop_front().expect("no more than was sent");
+                        slowest = slowest.max(age);
+                        late += usize::from(age > Duration::from_millis(600));
+                    }
+                }
+                false
+            });
+        }
+    }
+    println!("20 % loss at 40 ms, 40,000 messages: {late} later than 600 ms, the slowest {slowest:?}");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}, {late} late");
+}
+
 impl Net {
     /// Moves the caller to the other network.
     fn move_caller(&mut self) {
