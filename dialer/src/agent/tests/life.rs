@@ -337,3 +337,28 @@ fn a_link_that_is_left_is_no_longer_told_to_be_too_slow() {
     rig.collect();
     assert!(in_time(&rig, link));
 }
+
+#[test]
+fn s68_a_standby_that_takes_as_long_says_nothing_against_the_primary() {
+    // Both ways have become long, and the standby's first answer comes a little before the primary's.
+    let (mut rig, primary, standby) = Rig::controlling();
+    rig.pass(MS * 500, &[primary, standby]);
+    rig.out.clear();
+    rig.pass(MS * 800, &[]);
+    let asked = |rig: &Rig, of: LinkId| {
+        rig.out.iter().find_map(|output| match output {
+            Output::Probe { attempt, link } if *link == of => Some(*attempt),
+            _ => None,
+        })
+    };
+    let (first, second) = (asked(&rig, standby).expect("asked"), asked(&rig, primary).expect("asked"));
+    rig.agent.handle_probe(first, MS * 800, rig.now);
+    rig.collect();
+    rig.pass(MS * 100, &[]);
+    rig.agent.handle_probe(second, MS * 900, rig.now);
+    rig.collect();
+    assert!(!rig.used(standby), "{:?}", rig.out);
+    // One that says nothing for longer than that is as dead as ever.
+    rig.pass(MS * 5_000, &[standby]);
+    assert!(rig.used(standby));
+}
