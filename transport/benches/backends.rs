@@ -3,6 +3,7 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+mod cost;
 #[path = "../tests/signaling/mod.rs"]
 mod signaling;
 
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::NAME;
+use cost::cpu;
 use tokio::sync::mpsc;
 use transport::webrtc::mux::ALONE;
 use transport::webrtc::{
@@ -23,15 +25,6 @@ const BULK: usize = 64 << 20;
 fn median(times: &mut [Duration], percent: usize) -> Duration {
     times.sort_unstable();
     times[(times.len() - 1) * percent / 100]
-}
-
-/// User and system time of this process.
-fn cpu() -> Duration {
-    let ticks = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // After the name, which may contain blanks: state is the third field, utime the 14th, stime the 15th, in hundredths of a second.
-    let fields: Vec<&str> = ticks.rsplit(')').next().unwrap_or_default().split(' ').collect();
-    let of = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-    Duration::from_millis(10 * (of(12) + of(13)))
 }
 
 /// Two ends that were connected by the caller's and the machine's implementation, and how long the call took.
