@@ -62,15 +62,18 @@ impl Tls {
 
 impl Maker {
     /// Where the first connection goes: to the machine, or to who arranges one.
-    async fn targets(&self, route: &Route) -> Result<Vec<Target>, String> {
+    async fn targets(&self, route: &Route) -> Result<Vec<Target>, (Stage, String)> {
+        let unproven = |message: String| (Stage::Tls, message);
         match route {
             Route::WebRtc(Signaler::Cloud { host, port }) => {
                 let Some(tls) = &self.tls else {
-                    return Err("a signaling service is not spoken to in clear".to_owned());
+                    return Err(unproven("a signaling service is not spoken to in clear".to_owned()));
                 };
-                let found = tokio::net::lookup_host((host.as_str(), *port)).await.map_err(|e| e.to_string())?;
-                let name = ServerName::try_from(host.clone()).map_err(|_| format!("{host:?} is no name"))?;
-                let config = tls.trust.client_config().map_err(|error| error.to_string())?;
+                // Nobody was reached: that is no fault of anybody's name or certificate.
+                let found = tokio::net::lookup_host((host.as_str(), *port)).await;
+                let found = found.map_err(|e| (Stage::Tcp, e.to_string()))?;
+                let name = ServerName::try_from(host.clone()).map_err(|_| unproven(format!("{host:?} is no name")))?;
+                let config = tls.trust.client_config().map_err(|error| unproven(error.to_string()))?;
                 let security =
                     |config: &Arc<ClientConfig>| Security::Tls { config: config.clone(), name: name.clone() };
                 let target = |address| Target { address: Address::Tcp(address), security: security(&config) };
@@ -80,7 +83,7 @@ impl Maker {
             Route::Unix(path) => Ok(vec![Target { address: Address::Unix(path.clone()), security: Security::Clear }]),
             Route::Direct(address) | Route::WebRtc(Signaler::Machine(address)) => {
                 let security = match &self.tls {
-                    Some(tls) => tls.security()?,
+                    Some(tls) => tls.security().map_err(unproven)?,
                     None => Security::Clear,
                 };
                 Ok(vec![Target { address: Address::Tcp(*address), security }])
@@ -114,7 +117,7 @@ impl Maker {
             link.sever("what was kept does not answer");
         }
         let fail = |stage, message| Failure { stage, verdict: false, message };
-        let targets = self.targets(route).await.map_err(|message| fail(Stage::Tls, message))?;
+        let targets = self.targets(route).await.map_err(|(stage, message)| fail(stage, message))?;
         let options = ConnectOptions { tcp_timeout: self.timeout, handshake_timeout: self.timeout };
         let mut stages = |stage, _| {
             let _ = inputs.send(Input::Stage { attempt, stage: stage_of(stage) });
