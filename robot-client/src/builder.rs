@@ -132,7 +132,8 @@ impl RobotBuilder {
         }
     }
 
-    /// Authenticates with an api key. It is sent to nobody but the machine that has proven its name.
+    /// Authenticates with an api key. It is sent to the machine that has proven its name, to the signaling service that has ([`RobotBuilder::cloud`]),
+    /// and to nobody else.
     pub fn api_key(mut self, id: impl Into<String>, key: impl Into<String>) -> Self {
         self.key = Some(ApiKey { id: id.into(), key: key.into() });
         self

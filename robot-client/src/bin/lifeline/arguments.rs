@@ -42,8 +42,9 @@ pub struct ConnectionArguments {
     #[arg(long, global = true)]
     pub tls_name: Option<String>,
     /// A signaling service that arranges WebRTC connections by the machine's name: host, host:port or https://host; none: nobody is asked. Default:
-    /// the one that the name belongs to, if there is an api key.
-    #[arg(long, global = true, env = "LIFELINE_CLOUD")]
+    /// what LIFELINE_CLOUD says, else the one that the name belongs to, if there is an api key.
+    // The library reads the environment, for every program alike.
+    #[arg(long, global = true)]
     pub cloud: Option<String>,
     /// How long dialling may take; calls have deadlines of their own.
     #[arg(long, global = true, default_value = "20s", value_parser = duration)]
