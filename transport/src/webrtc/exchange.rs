@@ -1,7 +1,8 @@
 //! The order of an exchange of descriptions and candidates through a signaling service, both halves. Pure.
 //!
 //! Each half says `done` or `error` at most once. The caller holds its candidates back until the answer tells the exchange's
-//! number; the answerer sends its answer first, and lets the caller's agent begin before either side's candidates are told.
+//! number; the answerer sends its answer first, and lets the caller's agent begin before either side's candidates are told. It ends when the channel
+//! opens: what is found later, ends of ours tell each other there.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};

@@ -47,6 +47,8 @@ mod socket;
 mod stall;
 #[cfg(all(test, feature = "webrtc"))]
 mod tests;
+#[cfg(feature = "webrtc")]
+mod trickle;
 
 #[cfg(feature = "webrtc")]
 pub use answer::{AnswerOptions, IncomingPeer};

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::channel::DataChannel;
 use super::driver::{Command, Connection, Control, Report, answer, offer};
-use super::options::{PeerOptions, SocketChoice};
+use super::options::{IceServer, PeerOptions, SocketChoice};
 use super::socket::Mux;
 
 /// Longer than anything here takes on a machine that does nothing else.
@@ -22,8 +22,12 @@ struct Side {
 }
 
 /// Runs a connection until it is open; its candidates go to the other side.
-async fn open(mut own: Connection, peer: super::lane::Sender<Command>, trickle: bool) -> Side {
+async fn open(own: Connection, peer: super::lane::Sender<Command>, trickle: bool) -> Side {
     own.commands.send(Command::Servers(Vec::new())).await.expect("driven");
+    run(own, peer, trickle).await
+}
+
+async fn run(mut own: Connection, peer: super::lane::Sender<Command>, trickle: bool) -> Side {
     while let Some(report) = own.reports.recv().await {
         match report {
             Report::Candidate(text) if trickle => {
@@ -220,4 +224,59 @@ async fn data_that_is_swallowed_on_a_path_that_answers_is_stalled() {
     timeout(PATIENCE, stalled.wait_for(|s| !s)).await.expect("in time").expect("alive");
     let back = timeout(PATIENCE, near.channel.incoming.recv()).await.expect("in time");
     assert_eq!(back.as_deref(), Some(&b"swallowed"[..]));
+}
+
+/// A STUN server that answers one question, and only `when` it is let.
+async fn see(socket: tokio::net::UdpSocket, mapped: SocketAddr, when: tokio::sync::oneshot::Receiver<()>) {
+    let mut question = [0; 64];
+    let (_, from) = socket.recv_from(&mut question).await.expect("asked");
+    let SocketAddr::V4(mapped) = mapped else { panic!("an IPv4 address") };
+    let _ = when.await;
+    let mut answer = vec![1, 1, 0, 12];
+    answer.extend_from_slice(&question[4..20]);
+    answer.extend_from_slice(&[0, 1, 0, 8, 0, 1]);
+    answer.extend_from_slice(&mapped.port().to_be_bytes());
+    answer.extend_from_slice(&mapped.ip().octets());
+    // An attribute without a mask, as of servers from before it.
+    socket.send_to(&answer, from).await.expect("answered");
+}
+
+/// Signaling carries nothing but the descriptions here; it is over when the channel opens. What a server saw before and after that is told all the same.
+#[tokio::test]
+async fn what_signaling_does_not_carry_the_ends_tell_each_other() {
+    for late in [false, true] {
+        for by_caller in [false, true] {
+            let bind = |ip: &'static str| tokio::net::UdpSocket::bind((ip, 0));
+            let (server, outside) = (bind("127.0.0.1").await.expect("bound"), bind("127.0.0.2").await.expect("bound"));
+            let url = format!("stun:{}", server.local_addr().expect("bound"));
+            let told = IceServer { urls: vec![url], username: String::new(), credential: String::new() };
+            let (answers, when) = tokio::sync::oneshot::channel();
+            tokio::spawn(see(server, outside.local_addr().expect("bound"), when));
+            let options = PeerOptions::default();
+            let (near, offered) = offer(&options).expect("offered");
+            let (far, answered) = answer(&options, &offered).expect("answered");
+            near.commands.send(Command::Accept(Box::new(answered))).await.expect("driven");
+            let (asks, other) = if by_caller { (&near, &far) } else { (&far, &near) };
+            asks.commands.send(Command::Servers(options.servers(&[told]))).await.expect("driven");
+            other.commands.send(Command::Servers(Vec::new())).await.expect("driven");
+            let mut answers = Some(answers);
+            if !late {
+                answers.take().expect("once").send(()).expect("waits");
+            }
+            let (to_near, to_far) = (near.commands.clone(), far.commands.clone());
+            let opened = async { tokio::join!(run(near, to_far, false), run(far, to_near, false)) };
+            let (near, _far) = timeout(PATIENCE, opened).await.expect("in time");
+            if let Some(answers) = answers {
+                answers.send(()).expect("waits");
+            }
+            // Whoever was told checks what it was told of.
+            let mut check = [0; 512];
+            let (length, from) =
+                timeout(PATIENCE, outside.recv_from(&mut check)).await.expect("in time").expect("read");
+            assert_eq!(check[..length].first_chunk(), Some(&[0, 1]), "late {late}, by the caller {by_caller}");
+            let pair = near.channel.info.borrow().pair;
+            let told = if by_caller { pair.remote } else { pair.local };
+            assert_eq!(from.port(), told.address.port(), "late {late}, by the caller {by_caller}");
+        }
+    }
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::webrtc::candidate::{Admitted, admit};
 use crate::webrtc::options::Server;
 use crate::webrtc::peer::LocalCandidate;
+use crate::webrtc::trickle::Told;
 
 /// Candidates of the peer that one connection takes over its life.
 const MAX_REMOTE: usize = 64;
@@ -92,19 +93,34 @@ impl Driver {
     }
 
     pub(super) fn add_local(&mut self, candidate: LocalCandidate, now: Instant) {
-        if let Some(text) = self.peer.add_local(candidate, now) {
+        let Some(text) = self.peer.add_local(candidate, now) else { return };
+        if self.open.is_some() {
+            self.tell(text);
+        } else {
+            self.untold.wait(&text);
             self.report(Report::Candidate(text));
+        }
+    }
+
+    /// Tells the peer of a candidate that it may not have heard of by way of the signaling service.
+    pub(super) fn tell(&mut self, candidate: String) {
+        if self.ours
+            && let Err(error) = self.peer.negotiate(&Told::new(candidate, self.peer.local_ufrag()).encode())
+        {
+            tracing::debug!(%error, "a late candidate was not told");
         }
     }
 
     pub(super) fn add_remote(&mut self, candidates: &[String], now: Instant) {
         for text in candidates {
-            if self.remotes == MAX_REMOTE {
+            if self.remotes.len() == MAX_REMOTE {
                 return;
             }
             match admit(text, self.policy) {
+                // Those that were found meanwhile are told twice.
+                Admitted::Use(candidate) if self.remotes.contains(&candidate.addr()) => {}
                 Admitted::Use(candidate) => {
-                    self.remotes += 1;
+                    self.remotes.push(candidate.addr());
                     if candidate.kind() == is::CandidateKind::Host {
                         self.life.told(candidate.addr().ip());
                     }

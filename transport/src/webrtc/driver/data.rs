@@ -17,6 +17,9 @@ impl Driver {
         self.open = Some(end);
         let control = Control { commands, life: self.life.clone() };
         self.report(Report::Open(channel, control));
+        for candidate in self.untold.take() {
+            self.tell(candidate);
+        }
         if self.gathering.told {
             self.reports = None;
         }

@@ -28,6 +28,7 @@ use super::peer::{Ended, Event, Peer};
 use super::relay::{self, Relay};
 use super::socket::{Batch, Place, Socket};
 use super::stall::Stall;
+use super::trickle::Untold;
 use crate::CloseReason;
 use candidates::Gathering;
 pub use orders::Control;
@@ -77,7 +78,11 @@ struct Driver {
     /// The peer has checked a candidate of ours.
     checked: bool,
     selected: Option<CandidatePair>,
-    remotes: usize,
+    /// Addresses of the peer's candidates.
+    remotes: Vec<SocketAddr>,
+    /// Whether the peer is an end of ours, which reads candidates on the negotiation channel.
+    ours: bool,
+    untold: Untold,
     life: Arc<Life>,
     next_check: Instant,
     gate: Gate,
@@ -302,7 +307,10 @@ impl Driver {
             Command::Servers(servers) => self.ask(servers),
             Command::Remote(candidates) => self.add_remote(&candidates, now),
             Command::Accept(answer) => match self.peer.accept(&answer, now) {
-                Ok(()) => self.add_remote(&answer.candidates, now),
+                Ok(()) => {
+                    self.ours = self.peer.is_ours();
+                    self.add_remote(&answer.candidates, now);
+                }
                 Err(error) => tracing::debug!(%error, "answer refused"),
             },
             Command::Probe(answer) => {

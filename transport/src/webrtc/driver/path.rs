@@ -5,6 +5,7 @@ use crate::webrtc::checks::Answered;
 use crate::webrtc::gather::hosts;
 use crate::webrtc::peer::LocalCandidate;
 use crate::webrtc::sdp::{Description, Kind};
+use crate::webrtc::trickle::Told;
 
 /// Checks that may be lost before a silent peer is given up.
 const CHECKS: u32 = 8;
@@ -96,14 +97,21 @@ impl Driver {
     /// The credentials are new.
     pub(super) fn renamed(&mut self) {
         self.checks.clear();
-        self.remotes = 0;
+        self.remotes.clear();
         if let Wire::Shared(place) = &self.wire {
             place.rename(&self.peer.local_ufrag());
         }
     }
 
-    /// A description of the peer's on the negotiation channel.
+    /// A candidate or a description of the peer's on the negotiation channel.
     pub(super) fn negotiate(&mut self, text: &str, now: Instant) {
+        if let Some(told) = Told::decode(text) {
+            // One of another generation is in the description that follows, or was of one that is over.
+            if self.peer.credentials().is_some_and(|who| who.remote_ufrag == told.ufrag) {
+                self.add_remote(&[told.candidate], now);
+            }
+            return;
+        }
         let theirs = match Description::decode(text) {
             Ok(theirs) => theirs,
             Err(error) => return tracing::debug!(%error, "renegotiation refused"),

@@ -57,6 +57,7 @@ fn start(
         None => peer.offer(),
         Some(offer) => peer.answer(offer, now)?,
     };
+    let ours = offer.is_some() && peer.is_ours();
     let (to_driver, commands) = lane(64);
     let (reports, from_driver) = lane(64);
     let (relayed_in, relayed) = lane(256);
@@ -77,7 +78,9 @@ fn start(
         restarting: None,
         checked: false,
         selected: None,
-        remotes: 0,
+        remotes: Vec::new(),
+        ours,
+        untold: Untold::default(),
         life: Arc::new(Life::new(now)),
         next_check: now + IDLE_CHECK,
         gate: Gate::new(now),

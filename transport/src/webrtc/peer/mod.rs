@@ -192,6 +192,8 @@ pub trait Peer: Send {
     fn pairs(&self) -> Vec<CandidatePair>;
     /// Once both descriptions are known.
     fn credentials(&self) -> Option<Credentials>;
+    /// Whether the peer has shown in its description that it is an end of ours: only those tell of the SCTP association.
+    fn is_ours(&self) -> bool;
     /// Our ICE user name fragment: requests for us bear it.
     fn local_ufrag(&self) -> String;
     /// A datagram that came from `remote` to `local`.

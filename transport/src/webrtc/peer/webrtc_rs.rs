@@ -176,6 +176,8 @@ impl WebrtcRs {
             Kind::Answer => RTCSessionDescription::answer(text),
         };
         self.inner.set_remote_description(now, described.map_err(refused)?).map_err(refused)?;
+        // Kept, and not given to the library: it tells who made the description.
+        plain.sctp_init.clone_from(&theirs.sctp_init);
         if self.theirs.replace(plain).is_some_and(|before| before.ufrag != *ufrag) {
             self.remotes.clear();
         }
@@ -366,6 +368,10 @@ impl Peer for WebrtcRs {
             // ours yields always.
             tie_breaker: 0,
         })
+    }
+
+    fn is_ours(&self) -> bool {
+        self.theirs.as_ref().is_some_and(|theirs| theirs.sctp_init.is_some())
     }
 
     fn local_ufrag(&self) -> String {

@@ -43,6 +43,7 @@ const fn owed(group: &'static str, name: &'static str, run: fn(&Stage) -> Outcom
 pub(super) const SCENARIOS: &[Scenario] = &[
     lab("sessions", "s49_a_move_ends_with_its_webrtc_link", s49_cut_webrtc::nothing_left),
     lab("routes", "a_webrtc_link_moves_to_another_path_by_itself", s49_cut_webrtc::moves_to_another_pair),
+    lab("routes", "a_webrtc_link_moves_to_a_path_through_translators", s49_cut_webrtc::moves_through_translators),
     lab("routes", "s61_two_ends_on_one_lan_use_it", by_cloud::on_one_lan),
     lab("routes", "s61_ends_that_a_cloud_introduces_meet_at_home", by_cloud::introduced_at_home),
     lab("offline", "s62_a_lan_client_does_not_notice_a_lost_internet", s62_internet_lost::run),

@@ -59,9 +59,7 @@ pub fn moves_to_another_pair(stage: &Stage) -> Outcome {
     town.client.address("side", "10.3.0.2/24")?;
     town.server.address("side", "10.3.0.1/24")?;
     // No direct link can be made, and the cloud is gone by the time it would be needed.
-    town.server.nft(&format!(
-        "table ip closed {{\nchain in {{ type filter hook input priority 0; tcp dport {PORT} iifname != \"lo\" reject with tcp reset\n }}\n }}\n"
-    ))?;
+    town.refuse_direct()?;
     let client = by_cloud::client(stage, &town, &["standby=never"])?;
     town.observer.moving("base/base", 0.0, Duration::from_secs(5))?;
     sleep(Duration::from_millis(1_500 + stage.seed * 131 % 400));
@@ -83,6 +81,40 @@ pub fn moves_to_another_pair(stage: &Stage) -> Outcome {
     }
     if after.contains(gone) {
         return Err(format!("the link is still where nothing passes: {after}").into());
+    }
+    if let Some(event) = client.routes("connected", cut).first() {
+        return Err(format!("another link was made: {event}").into());
+    }
+    client.no_lapse()?;
+    truth::kept_moving(&town.observer, "base", cut, end)?;
+    truth::once_and_in_order(&town.observer, "base").map(|_| ())
+}
+
+/// One cable between the ends, and a way through a translator at either; one link, no other way to make one: the cable dies. What the translators show of
+/// the ends each of them learns from the cloud only when the link is up already, so the ends tell each other on it.
+pub fn moves_through_translators(stage: &Stage) -> Outcome {
+    let mut town = Town::new(stage, &Layout::default())?;
+    town.refuse_direct()?;
+    let client = by_cloud::client(stage, &town, &["standby=never"])?;
+    town.observer.moving("base/base", 0.0, Duration::from_secs(5))?;
+    sleep(Duration::from_millis(1_500 + stage.seed * 131 % 400));
+    let before = pair(&town)?;
+    if !before.contains("host 10.1.0.2:") {
+        return Err(format!("the link does not use the cable, but {before}").into());
+    }
+    town.cloud.kill()?;
+    let cut = town.lab.set("client-eth0", BOTH, Policy::hole())?;
+    sleep(Duration::from_secs(3));
+    let end = now();
+    let after = pair(&town)?;
+    stage.fact("pairs", [before, after.clone()].join(", then "));
+    for kind in ["read", "motion"] {
+        let (gap, _) = truth::gap_ms(&client.calls(), kind, cut)?;
+        stage.fact(&format!("{kind}_gap_ms"), gap);
+        within("the gap", gap / 1e3, Duration::from_secs(1))?;
+    }
+    if !after.contains(" 203.0.113.2:") {
+        return Err(format!("the link does not go by way of the road's translator: {after}").into());
     }
     if let Some(event) = client.routes("connected", cut).first() {
         return Err(format!("another link was made: {event}").into());

@@ -190,6 +190,13 @@ impl Town {
         ))
     }
 
+    /// No direct link can be made to the machine.
+    pub fn refuse_direct(&self) -> Outcome {
+        self.server.nft(&format!(
+            "table ip closed {{\nchain in {{ type filter hook input priority 0; tcp dport {PORT} iifname != \"lo\" reject with tcp reset\n }}\n }}\n"
+        ))
+    }
+
     /// Nothing but what goes by way of the cloud's host passes between the routers: no pair but a relayed one works.
     pub fn relay_only(&self) -> Outcome {
         self.home.nft(&format!(

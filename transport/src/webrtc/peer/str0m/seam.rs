@@ -113,6 +113,10 @@ impl Peer for Str0m {
         })
     }
 
+    fn is_ours(&self) -> bool {
+        self.sctp.is_agreed()
+    }
+
     fn local_ufrag(&self) -> String {
         self.ice.local_credentials().ufrag.clone()
     }

@@ -1,5 +1,6 @@
 //! Two connections on virtual time over a network of our own: delay and loss.
 
+mod late;
 mod suite;
 mod timing;
 
@@ -38,6 +39,8 @@ fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
+/// What translators in network 1 show of the ends.
+const OUTSIDE: [&str; 2] = ["203.1.113.1:5001", "203.1.113.2:5002"];
 const NEAR: [&str; 2] = ["10.0.0.1:1000", "10.1.0.1:1000"];
 const FAR: [&str; 2] = ["10.0.0.2:2000", "10.1.0.2:2000"];
 

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Every implementation with itself and with every other one: caller, answerer.
-fn pairs() -> Vec<[Backend; 2]> {
+pub(super) fn pairs() -> Vec<[Backend; 2]> {
     let all = [
         Backend::Str0m,
         #[cfg(feature = "webrtc-rs")]
@@ -14,7 +14,7 @@ fn pairs() -> Vec<[Backend; 2]> {
 
 const RTT: Duration = Duration::from_millis(10);
 
-fn open(backends: [Backend; 2]) -> Net {
+pub(super) fn open(backends: [Backend; 2]) -> Net {
     let mut net = Net::of(backends, |_, _| {}).with(RTT / 2, 0, 1);
     let took = net.open();
     println!("{backends:?}: open after {took:?}");
