@@ -12,8 +12,8 @@ use is::stun::{StunMessage, TransId};
 use super::peer::Credentials;
 use super::peer::str0m::Hmac;
 
-/// Checks that may be out; older ones are forgotten.
-const MAX_OUT: usize = 64;
+/// Checks that may be out; older ones are forgotten. Where all pairs are checked, 32 of them every 200 ms.
+const MAX_OUT: usize = 128;
 /// Pairs whose health is kept.
 const MAX_PAIRS: usize = 64;
 /// An answer later than this is none.
@@ -71,7 +71,8 @@ impl Checks {
         let mut datagram = vec![0; 256 + username.len()];
         let length = request.to_bytes(Some(who.remote_password.as_bytes()), &mut datagram, Hmac::of).ok()?;
         datagram.truncate(length);
-        // Mostly one is out, and one pair is asked: room for four would be more than all the rest of this.
+        // Mostly one is out, and one pair is asked: room for four would be more than all the rest of this. What all pairs took is given back.
+        self.out.shrink_to(self.out.len().max(1));
         self.out.reserve_exact(1);
         self.out.push(Out { id, ends, at: now });
         Some(datagram)
@@ -111,6 +112,12 @@ impl Checks {
     /// What is known of a pair.
     pub fn health(&self, ends: Ends) -> Health {
         self.health.iter().find(|(of, _)| *of == ends).map(|(_, health)| *health).unwrap_or_default()
+    }
+
+    /// Since when a check of a pair is out that came after its last answer.
+    pub fn silent_since(&self, ends: Ends) -> Option<Instant> {
+        let answered = self.health(ends).answered;
+        self.out.iter().find(|o| o.ends == ends && answered.is_none_or(|at| o.at > at)).map(|o| o.at)
     }
 
     /// Forgets everything: the credentials have changed.
@@ -162,6 +169,27 @@ mod tests {
         );
         assert_eq!(checks.handle(&good, &who(), later), None);
         assert_eq!(checks.health(ends).rtt, Some(Duration::from_millis(30)));
+    }
+
+    #[test]
+    fn a_pair_is_silent_from_its_first_check_after_the_last_answer() {
+        let now = Instant::now();
+        let ends = ("192.0.2.7:1".parse().expect("address"), "192.0.2.8:2".parse().expect("address"));
+        let other = (ends.0, "192.0.2.9:2".parse().expect("address"));
+        let at = |ms| now + Duration::from_millis(ms);
+        let mut checks = Checks::default();
+        assert_eq!(checks.silent_since(ends), None);
+        // The first is lost, the second answered.
+        checks.request(ends, &who(), TransId::new(), at(0)).expect("built");
+        assert_eq!((checks.silent_since(ends), checks.silent_since(other)), (Some(at(0)), None));
+        let id = TransId::new();
+        checks.request(ends, &who(), id, at(10)).expect("built");
+        checks.handle(&answer(id, &who().remote_password), &who(), at(20)).expect("taken");
+        assert_eq!(checks.silent_since(ends), None);
+        for ms in [30, 40] {
+            checks.request(ends, &who(), TransId::new(), at(ms)).expect("built");
+            assert_eq!(checks.silent_since(ends), Some(at(30)));
+        }
     }
 
     #[test]

@@ -34,6 +34,8 @@ mod gate;
 #[cfg(feature = "webrtc")]
 mod gather;
 #[cfg(feature = "webrtc")]
+mod moves;
+#[cfg(feature = "webrtc")]
 pub mod options;
 #[cfg(feature = "webrtc")]
 pub mod peer;

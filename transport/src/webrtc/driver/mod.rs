@@ -23,6 +23,7 @@ use super::checks::{Checks, Ends};
 use super::gate::Gate;
 use super::gather::Question;
 use super::lane;
+use super::moves::Moves;
 use super::options::IcePolicy;
 use super::peer::{Ended, Event, Peer};
 use super::relay::{self, Relay};
@@ -34,7 +35,7 @@ use candidates::Gathering;
 pub use orders::Control;
 use orders::Life;
 pub(crate) use orders::{Command, Connection, Report};
-use path::{MOVE_WAIT, Moving, RESTART_WAIT};
+use path::RESTART_WAIT;
 pub use start::OpenError;
 pub(crate) use start::{answer, offer};
 
@@ -73,7 +74,11 @@ struct Driver {
     relays: BTreeMap<SocketAddr, Relay>,
     checks: Checks,
     probes: Vec<(TransId, oneshot::Sender<Duration>)>,
-    moving: Option<Moving>,
+    moves: Moves,
+    /// Who ordered a move and waits for it.
+    moving: Option<oneshot::Sender<CandidatePair>>,
+    /// Whether the other side decides which pair is used.
+    helps: bool,
     restarting: Option<(oneshot::Sender<()>, Instant)>,
     /// The peer has checked a candidate of ours.
     checked: bool,
@@ -201,6 +206,7 @@ impl Driver {
         self.gather(now);
         self.check(now);
         self.settle(now);
+        self.sweep(now);
         let unacknowledged = self.peer.unacknowledged();
         let news = self.gate.handle_unacknowledged(unacknowledged, now);
         if news > 0 {
@@ -217,7 +223,7 @@ impl Driver {
     }
 
     fn next_wake(&mut self, now: Instant) -> Instant {
-        let moving = self.moving.as_ref().map(|m| m.other.map_or(m.since + MOVE_WAIT, |(_, at)| at));
+        let moving = self.moves.poll_timeout(self.silent(), now);
         let questions = self.gathering.questions.iter().filter_map(Question::poll_timeout).min();
         let restart = self.restarting.as_ref().map(|(_, since)| *since + RESTART_WAIT);
         let stall = self.stall.poll_timeout(self.rtt());
@@ -321,12 +327,12 @@ impl Driver {
                     self.probes.push((id, answer));
                 }
             }
-            Command::Move(answer) => {
-                self.moving = Some(Moving { answer, since: now, other: None });
-                for pair in self.peer.pairs() {
-                    self.check_pair((pair.local.address, pair.remote.address), now);
-                }
+            // Without a pair there is none to leave.
+            Command::Move(answer) if self.selected.is_some() => {
+                self.moving = Some(answer);
+                self.moves.order(now);
             }
+            Command::Move(_) => {}
             Command::Restart(answer) => self.restart(answer, now),
         }
     }

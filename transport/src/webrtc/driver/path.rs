@@ -3,51 +3,64 @@
 use super::*;
 use crate::webrtc::checks::Answered;
 use crate::webrtc::gather::hosts;
+use crate::webrtc::moves::Decision;
 use crate::webrtc::peer::LocalCandidate;
 use crate::webrtc::sdp::{Description, Kind};
 use crate::webrtc::trickle::Told;
 
 /// Checks that may be lost before a silent peer is given up.
 const CHECKS: u32 = 8;
-/// How long a better pair has to answer when the selected one is to be left, and how long the selected one may answer late.
-pub(super) const MOVE_WAIT: Duration = Duration::from_secs(1);
-const MOVE_GRACE: Duration = Duration::from_millis(20);
 /// How long the peer may take to answer an ICE restart.
 pub(super) const RESTART_WAIT: Duration = Duration::from_secs(5);
 
-/// An order to leave the selected pair.
-pub(super) struct Moving {
-    pub answer: oneshot::Sender<CandidatePair>,
-    pub since: Instant,
-    /// The first other pair that answered, and when it is taken.
-    pub other: Option<(Ends, Instant)>,
-}
-
 impl Driver {
-    /// Sends a check of our own.
+    /// Sends a check of our own over the selected pair.
     pub(super) fn check_pair(&mut self, ends: Ends, now: Instant) -> Option<TransId> {
-        let who = self.peer.credentials()?;
-        let id = TransId::new();
-        let datagram = self.checks.request(ends, &who, id, now)?;
-        self.send(ends, &datagram);
+        let id = self.send_check(ends, now)?;
         self.next_check = now + self.check_every();
         Some(id)
     }
 
+    fn send_check(&mut self, ends: Ends, now: Instant) -> Option<TransId> {
+        let who = self.peer.credentials()?;
+        let id = TransId::new();
+        let datagram = self.checks.request(ends, &who, id, now)?;
+        self.send(ends, &datagram);
+        Some(id)
+    }
+
+    /// Since when the selected pair is silent, on the side that cannot leave it: that one opens the way for the other side's checks.
+    pub(super) fn silent(&self) -> Option<Instant> {
+        let pair = self.selected.filter(|_| self.helps && self.open.is_some())?;
+        self.checks.silent_since((pair.local.address, pair.remote.address))
+    }
+
+    /// Checks all pairs, where it is time.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        if self.moves.sweeps(self.silent(), now) {
+            for pair in self.peer.pairs() {
+                self.send_check((pair.local.address, pair.remote.address), now);
+            }
+        }
+    }
+
     pub(super) fn handle_answered(&mut self, answered: Answered, now: Instant) {
-        self.life.tell(now);
+        let selected = self.selected.map(|p| (p.local.address, p.remote.address));
+        // Who is guarded by a connection is not alive for a path that carries no data.
+        if selected == Some(answered.ends) || !self.helps {
+            self.life.tell(now);
+        }
         if let Some(at) = self.probes.iter().position(|(id, _)| *id == answered.check) {
             let _ = self.probes.swap_remove(at).1.send(answered.rtt);
         }
-        let selected = self.selected.map(|p| (p.local.address, p.remote.address));
         if selected == Some(answered.ends) {
             self.gate.handle_rtt(answered.rtt, now);
             self.stall.handle_answered(now);
             if let (Some(end), Some(rtt)) = (&self.open, self.checks.health(answered.ends).rtt) {
                 end.info.send_if_modified(|info| std::mem::replace(&mut info.rtt, rtt) != rtt);
             }
-        } else if let Some(moving) = &mut self.moving {
-            moving.other.get_or_insert((answered.ends, now + MOVE_GRACE));
+        } else if let Some(pair) = self.pair(answered.ends) {
+            self.moves.handle_answered(answered.ends, pair.is_relayed(), now);
         }
     }
 
@@ -56,28 +69,24 @@ impl Driver {
         if self.restarting.as_ref().is_some_and(|(_, since)| now >= *since + RESTART_WAIT) {
             self.restarting = None;
         }
-        let due = self.moving.as_ref().is_some_and(|m| now >= m.other.map_or(m.since + MOVE_WAIT, |(_, at)| at));
-        if !due {
-            return;
+        let Some(selected) = self.selected else { return };
+        let answered = self.checks.health((selected.local.address, selected.remote.address)).answered;
+        let Some(decision) = self.moves.decide(answered, now) else { return };
+        // Whoever ordered it learns of no pair where it is dropped.
+        let answer = self.moving.take();
+        let Decision::Leave(ends) = decision else { return };
+        let Some(other) = self.pair(ends) else { return };
+        self.peer.leave_pair(selected, other, now);
+        while let Some(event) = self.peer.poll_event() {
+            self.handle_event(event, now);
         }
-        let (Some(moving), Some(selected)) = (self.moving.take(), self.selected) else { return };
-        let ends = (selected.local.address, selected.remote.address);
-        // One that answers is not left.
-        if self.checks.health(ends).answered.is_some_and(|at| at >= moving.since) {
-            return;
+        if let (Some(answer), Some(new)) = (answer, self.selected.filter(|new| *new != selected)) {
+            let _ = answer.send(new);
         }
-        let other = moving
-            .other
-            .and_then(|(ends, _)| self.peer.pairs().into_iter().find(|p| (p.local.address, p.remote.address) == ends));
-        if let Some(other) = other {
-            self.peer.leave_pair(selected, other, now);
-            while let Some(event) = self.peer.poll_event() {
-                self.handle_event(event, now);
-            }
-            if let Some(new) = self.selected.filter(|new| *new != selected) {
-                let _ = moving.answer.send(new);
-            }
-        }
+    }
+
+    fn pair(&self, ends: Ends) -> Option<CandidatePair> {
+        self.peer.pairs().into_iter().find(|p| (p.local.address, p.remote.address) == ends)
     }
 
     pub(super) fn restart(&mut self, answer: oneshot::Sender<()>, now: Instant) {

@@ -4,11 +4,12 @@ mod late;
 mod suite;
 mod timing;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::*;
 use crate::webrtc::candidate::{Admitted, admit};
+use crate::webrtc::checks::{Answered, Checks};
 use crate::webrtc::options::IcePolicy;
 
 struct Packet {
@@ -29,6 +30,11 @@ struct Net {
     seed: u64,
     /// Nothing passes in this one of the two networks.
     cut: Option<usize>,
+    /// Where two translators stand between the ends in network 1.
+    translators: Option<Translators>,
+    /// The drivers' own checks, and what was answered.
+    checks: [Checks; 2],
+    answered: [Vec<Answered>; 2],
     flying: VecDeque<Packet>,
     events: [Vec<Event>; 2],
     /// Steps in which no time passed.
@@ -39,8 +45,27 @@ fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
-/// What translators in network 1 show of the ends.
+/// Lets in only what comes from where something was sent to (RFC 4787: address and port-dependent filtering), and not for long.
+#[derive(Default)]
+struct Translators {
+    sent: [BTreeMap<SocketAddr, Instant>; 2],
+}
+
+/// How long a translator remembers.
+const MEMORY: Duration = Duration::from_secs(30);
+/// What the translators show of the ends.
 const OUTSIDE: [&str; 2] = ["203.1.113.1:5001", "203.1.113.2:5002"];
+
+impl Translators {
+    /// The addresses that the receiving end sees: the sender's and its own; `None` where it gets nothing.
+    fn pass(&mut self, from: usize, to: SocketAddr, now: Instant) -> Option<(SocketAddr, SocketAddr)> {
+        self.sent[from].insert(to, now);
+        let sender = address(OUTSIDE[from]);
+        let known = self.sent[1 - from].get(&sender).is_some_and(|at| now < *at + MEMORY);
+        (known && to == address(OUTSIDE[1 - from])).then(|| (sender, address([NEAR, FAR][1 - from][1])))
+    }
+}
+
 const NEAR: [&str; 2] = ["10.0.0.1:1000", "10.1.0.1:1000"];
 const FAR: [&str; 2] = ["10.0.0.2:2000", "10.1.0.2:2000"];
 
@@ -76,9 +101,20 @@ impl Net {
         on_the_way(1, &mut answer);
         near.accept(&answer, now).expect("accepted");
         let events = [const { Vec::new() }; 2];
-        let (delay, loss, seed) = (Duration::ZERO, 0, 1);
-        let mut net =
-            Self { peers: [near, far], now, delay, loss, seed, cut: None, flying: VecDeque::new(), events, idle: 0 };
+        let mut net = Self {
+            peers: [near, far],
+            now,
+            delay: Duration::ZERO,
+            loss: 0,
+            seed: 1,
+            cut: None,
+            translators: None,
+            checks: Default::default(),
+            answered: Default::default(),
+            flying: VecDeque::new(),
+            events,
+            idle: 0,
+        };
         net.candidates(0, &answer);
         net.candidates(1, &offer);
         net
@@ -116,9 +152,13 @@ impl Net {
     fn send(&mut self, from: usize, local: SocketAddr, remote: SocketAddr, bytes: Vec<u8>) {
         let network = |a: SocketAddr| a.to_string().split('.').nth(1).and_then(|n| n.parse::<usize>().ok());
         let passes = network(local) == network(remote) && network(local) != self.cut;
-        if passes && !self.lost() {
+        let seen = match &mut self.translators {
+            Some(both) if network(local) == Some(1) => both.pass(from, remote, self.now),
+            _ => Some((local, remote)),
+        };
+        if let (true, Some((remote, local))) = (passes && !self.lost(), seen) {
             let at = self.now + self.delay;
-            self.flying.push_back(Packet { at, to: 1 - from, local: remote, remote: local, bytes });
+            self.flying.push_back(Packet { at, to: 1 - from, local, remote, bytes });
         }
     }
 
@@ -141,12 +181,21 @@ impl Net {
         self.now = self.now.max(next);
         while self.flying.front().is_some_and(|p| p.at <= self.now) {
             let Some(packet) = self.flying.pop_front() else { break };
-            self.peers[packet.to].handle_datagram(packet.local, packet.remote, &packet.bytes, self.now);
+            self.take(packet);
         }
         for peer in &mut self.peers {
             peer.handle_timeout(self.now);
         }
         true
+    }
+
+    /// As a driver does: answers to its own checks are nobody else's.
+    fn take(&mut self, Packet { to, local, remote, bytes, .. }: Packet) {
+        let who = self.peers[to].credentials();
+        match who.and_then(|who| self.checks[to].handle(&bytes, &who, self.now)) {
+            Some(answered) => self.answered[to].push(answered),
+            None => self.peers[to].handle_datagram(local, remote, &bytes, self.now),
+        }
     }
 
     fn run(&mut self, most: Duration, mut done: impl FnMut(&mut Self) -> bool) -> Option<Duration> {
