@@ -36,6 +36,8 @@ const RTO_MAX_MS: u64 = 2_000;
 /// window for zero until the first acknowledgement, and send one packet; that cost every dial 200 ms. Bulk has full packets. (A packet gets a new checksum with the mark; DTLS has proven that it is whole.)
 const EAGER: usize = 1000;
 const EAGER_FIRST: u32 = 16;
+/// The library's timers of one association.
+const TIMERS: usize = 6;
 /// Received and unread bytes; this is the window that holds a sender back.
 const RECEIVE_BUFFER: u32 = 1 << 20;
 
@@ -201,13 +203,21 @@ impl Sctp {
     }
 
     /// Packets take another path from now on. What was lost on the old one is sent again at once, not when the timer of retransmissions fires, which
-    /// has doubled with every loss there.
+    /// has doubled with every loss there. An acknowledgement that waits is due before that: what tells of the path are mostly packets.
     pub(super) fn handle_path(&mut self) {
-        if self.unacknowledged() > 0
-            && let Some(due) = self.poll_timeout()
-        {
+        let fired = self.repetitions();
+        for _ in 0..TIMERS {
+            if self.unacknowledged() == 0 || self.repetitions() > fired {
+                return;
+            }
+            let Some(due) = self.poll_timeout() else { return };
             self.handle_timeout(due);
         }
+    }
+
+    /// How often the timer of retransmissions has fired.
+    fn repetitions(&self) -> u64 {
+        self.association.as_ref().map_or(0, |(_, association)| association.stats().get_num_t3timeouts())
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {

@@ -151,6 +151,24 @@ fn what_was_lost_on_the_old_pair_is_sent_again_at_once() {
     assert!(took.is_some_and(|took| took <= Duration::from_millis(10)), "{took:?}");
 }
 
+/// The answerer learns of the move from the first of several packets: an acknowledgement of it waits for the next ones, and is due before what was lost.
+#[test]
+fn an_acknowledgement_that_waits_does_not_hold_up_what_was_lost() {
+    let mut net = Net::new(Duration::from_millis(5), 0, 1);
+    net.open().expect("open");
+    // The first packets of an association are acknowledged at once.
+    for _ in 0..20 {
+        net.ping(Duration::from_secs(1)).expect("there");
+    }
+    net.cut = Some(net.selected(0).1);
+    net.peers[1].write(&Bytes::from_static(b"lost")).expect("open");
+    net.run(Duration::from_secs(4), |_| false);
+    net.move_caller();
+    net.peers[0].write(&Bytes::from(vec![7; 5_000])).expect("open");
+    let took = net.run(Duration::from_secs(5), |net| net.peers[0].read().is_some());
+    assert!(took.is_some_and(|took| took <= Duration::from_millis(20)), "{took:?}");
+}
+
 #[test]
 fn what_is_late_on_the_old_pair_does_not_lead_back_there() {
     let mut net = Net::new(Duration::from_millis(5), 0, 1);
