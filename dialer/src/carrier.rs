@@ -1,12 +1,12 @@
 //! A link in service: its authorization, what is out on it, and whether it still stands.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, Semaphore, watch};
-use transport::webrtc::Control;
+use transport::webrtc::{CandidatePair, Control};
 use transport::{Link, LinkId};
 
 use crate::agent::{Route, Tier};
@@ -29,7 +29,8 @@ pub(crate) enum Standing {
 pub(crate) struct Carrier {
     pub link: Link,
     pub route: Route,
-    pub tier: Tier,
+    /// Its tier, and the pair of a peer connection that makes it so.
+    at: Mutex<(Tier, Option<CandidatePair>)>,
     pub pass: Pass,
     pub standing: watch::Sender<Standing>,
     /// How often what was out was decided: who waits must not miss a link that was given up and answered again at once.
@@ -44,10 +45,11 @@ pub(crate) struct Carrier {
 impl Carrier {
     pub fn new(link: Link, route: Route, tier: Tier, pass: Pass, meter: Meter, control: Option<Control>) -> Arc<Self> {
         let standing = watch::Sender::new(Standing::Good);
+        let at = Mutex::new((tier, link.pair()));
         Arc::new(Self {
             link,
             route,
-            tier,
+            at,
             pass,
             standing,
             decided: AtomicU32::new(0),
@@ -55,6 +57,22 @@ impl Carrier {
             turns: Arc::default(),
             control,
         })
+    }
+
+    /// What the link is worth.
+    pub fn tier(&self) -> Tier {
+        self.at.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// The pair that the peer connection uses by now, where that is another than was known; then `tier_of` tells the link's tier.
+    pub fn moved(&self, tier_of: impl FnOnce(&CandidatePair) -> Tier) -> Option<CandidatePair> {
+        let pair = self.link.pair()?;
+        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        if at.1.replace(pair) == Some(pair) {
+            return None;
+        }
+        at.0 = tier_of(&pair);
+        Some(pair)
     }
 
     /// What is out on the link is decided now.

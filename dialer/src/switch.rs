@@ -37,14 +37,14 @@ pub struct LinkView {
 
 impl LinkView {
     pub(crate) fn of(carrier: &Carrier) -> Self {
-        let info = carrier.link.info();
+        let (info, pair) = (carrier.link.info(), carrier.link.pair());
         Self {
             id: info.id,
             route: carrier.route.to_string(),
-            tier: carrier.tier,
+            tier: carrier.tier(),
             encrypted: info.encrypted,
-            local: info.local,
-            remote: info.remote,
+            local: pair.map(|pair| pair.local.address).or(info.local),
+            remote: pair.map(|pair| pair.remote.address).or(info.remote),
             since: info.since,
             rtt: info.rtt,
         }

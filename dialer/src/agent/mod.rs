@@ -21,6 +21,7 @@ mod tests;
 mod types;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use hunt::Hunt;
@@ -278,6 +279,17 @@ impl RouteAgent {
         self.advance(now);
         if let Some(line) = self.lines.get_mut(&link) {
             line.carried_unheld_motion = true;
+        }
+        self.settle(now);
+    }
+
+    /// The peer connection below a link uses another pair: its tier, and the local address it leaves from.
+    pub fn handle_moved(&mut self, link: LinkId, tier: Tier, path: Option<IpAddr>, now: Instant) {
+        self.advance(now);
+        if let Some(line) = self.lines.get_mut(&link) {
+            (line.facts.tier, line.facts.path) = (tier, path);
+            // They tell of the way before.
+            line.samples.clear();
         }
         self.settle(now);
     }

@@ -327,6 +327,7 @@ impl Task {
                 self.tell(RouteEvent::Closed { link, why });
             }
             Input::Probed { attempt, link, rtt, boot } => {
+                self.look_at_pairs(now);
                 self.agent.handle_probe(attempt, rtt, now);
                 self.measured(link);
                 if self.agent.primary() == Some(link) {
@@ -441,6 +442,7 @@ impl Task {
     fn read_meters(&mut self) {
         let now = Instant::now();
         let mut busy = false;
+        self.look_at_pairs(now);
         let refused = self.carriers.iter().find(|(_, served)| served.carrier.link.is_refused());
         if let Some(link) = refused.map(|(link, _)| *link) {
             self.refused(link, now);

@@ -207,6 +207,22 @@ impl Task {
         });
     }
 
+    /// A peer connection that uses another pair now is worth more or less than before, and leaves from another interface.
+    pub(super) fn look_at_pairs(&mut self, now: Instant) {
+        for (link, served) in &self.carriers {
+            let Some(pair) = served.carrier.moved(|pair| self.network.tier_of(pair)) else { continue };
+            let tier = served.carrier.tier();
+            tracing::info!(%link, %pair, ?tier, "uses another pair");
+            self.agent.handle_moved(*link, tier, Some(pair.local.address.ip()), now);
+            if self.using == Some(*link) {
+                self.shared.status.send_if_modified(|status| {
+                    let told = status.link.as_mut().map(|link| *link = LinkView::of(&served.carrier));
+                    told.is_some()
+                });
+            }
+        }
+    }
+
     /// The link that carries calls is like this now.
     fn turned(&self, link: Option<LinkId>, state: RouteState) {
         if link.is_none() || link != self.using {

@@ -266,3 +266,33 @@ fn a_lost_local_address_swaps_at_once() {
     assert_eq!(rig.agent.primary(), Some(standby));
     assert!(rig.saw(|output| matches!(output, Output::Drain { link, .. } if *link == primary)));
 }
+
+/// A peer connection that left the LAN for the internet is no LAN link any more.
+#[test]
+fn a_link_that_moved_to_a_worse_path_gives_way_to_a_better_one() {
+    let mut rig = Rig::new(Policy { standby: StandbyPolicy::Always, probe: false, ..Policy::default() });
+    rig.near(1, Origin::Given, Tier::LanWebRtc);
+    let moved = rig.connect(1, facts(Tier::LanWebRtc, 1));
+    rig.near(2, Origin::Given, Tier::WanDirect);
+    let other = rig.connect(2, facts(Tier::WanDirect, 2));
+    rig.pass(MS * 2_000, &[]);
+    assert_eq!(rig.agent.primary(), Some(moved));
+    rig.agent.handle_moved(moved, Tier::WebRtcRelayed, facts(LAN, 3).path, rig.now);
+    rig.collect();
+    rig.pass(MS * 1_000, &[]);
+    assert_eq!(rig.agent.primary(), Some(other));
+}
+
+#[test]
+fn the_address_that_a_link_left_is_no_loss_to_it() {
+    for moves in [false, true] {
+        let (mut rig, primary, standby) = Rig::controlling_over(Tier::LanWebRtc);
+        let gone = facts(LAN, 1).path.expect("an address");
+        if moves {
+            rig.agent.handle_moved(primary, Tier::LanWebRtc, facts(LAN, 3).path, rig.now);
+        }
+        rig.agent.handle_network_changed(NetChange::Lost(gone), rig.now);
+        rig.collect();
+        assert_eq!(rig.agent.primary(), Some(if moves { primary } else { standby }));
+    }
+}

@@ -141,6 +141,7 @@ impl Model {
                 self.agent.handle_network_changed(change, now);
             }
             Step::Process(n, boot) => self.agent.handle_process(self.link(n), boot, now),
+            Step::Moved(n, tier, from) => self.agent.handle_moved(self.link(n), tier, Some(path(from)), now),
             Step::Motion(n) => self.agent.handle_unheld_motion(self.link(n), now),
             Step::Done(conclusive) => {
                 if let Some(search) = self.search.take() {

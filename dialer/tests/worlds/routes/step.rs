@@ -29,6 +29,7 @@ pub enum Step {
     Done(bool),
     Pass(Duration),
     Timers(usize),
+    Moved(usize, Tier, u8),
 }
 
 /// The user's choices, and what then happens.
@@ -57,7 +58,7 @@ fn step(mut of: Choices<'_>) -> Step {
         [Tier::LanDirect, Tier::LanWebRtc, Tier::WanDirect, Tier::WebRtcDirect, Tier::WebRtcRelayed];
     const ORIGINS: [Origin; 5] = [Origin::Remembered, Origin::Given, Origin::Mdns, Origin::Dns, Origin::Cloud];
     // Links and time come often, or little else would happen.
-    match of.weighted(&[20, 24, 6, 6, 16, 16, 8, 28, 16, 16, 12, 6, 2, 6, 10, 24, 28]) {
+    match of.weighted(&[20, 24, 6, 6, 16, 16, 8, 28, 16, 16, 12, 6, 2, 6, 10, 24, 28, 12]) {
         0 => Step::Candidate(of.below(6) as u8, ORIGINS[of.below(5)], TIERS[of.below(5)]),
         1 => Step::Connected(of.below(256), of.below(3) as u8),
         2 => Step::Failed(of.below(256), of.happens(26)),
@@ -74,6 +75,7 @@ fn step(mut of: Choices<'_>) -> Step {
         13 => Step::Process(of.below(256), of.below(2) as u128),
         14 => Step::Done(of.happens(128)),
         15 => Step::Pass(Duration::from_millis(of.number(0, 700))),
-        _ => Step::Timers(1 + of.below(11)),
+        16 => Step::Timers(1 + of.below(11)),
+        _ => Step::Moved(of.below(256), TIERS[of.below(5)], of.below(3) as u8),
     }
 }
