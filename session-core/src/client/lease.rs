@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::{
-    Attempt, BeatError, ClientOutput, ClientSession, Event, Failure, Letter, Link, StartError, Started, Stopped,
-    TooSlow,
+    Attempt, BeatError, ClientOutput, ClientSession, Event, Failure, Letter, Link, LinkState, StartError, Started,
+    Stopped, TooSlow,
 };
 use crate::SessionId;
 
@@ -222,13 +222,22 @@ impl<C: Ord + Clone> ClientSession<C> {
             return;
         }
         self.last_beat = Some(now);
+        // Liveness proven on a path that commands do not use is no liveness: both end half a window after the primary was proven.
+        let other = self.hedge_for(live.window, now).or_else(|| self.standby_for(live.window, now));
         if let Some(primary) = self.primary() {
             self.beat(primary, false, now);
         }
-        // Liveness proven on a path that commands do not use is no liveness.
-        if let Some(link) = self.hedge_for(live.window, now) {
+        if let Some(link) = other {
             self.beat(link, false, now);
         }
+    }
+
+    /// Where a beat goes too while an earlier one is unanswered on the primary: answers that wait behind others there, on a way that became long or
+    /// loses packets, wait for no window where nothing else goes.
+    fn standby_for(&self, window: Duration, now: Instant) -> Option<Link> {
+        self.primary()?;
+        self.owing.filter(|since| now.saturating_duration_since(*since) <= window / 2)?;
+        self.links.iter().find(|(_, state)| **state == LinkState::Standby).map(|(link, _)| *link)
     }
 
     /// The link that beats go over beside the primary: for half a window since the primary was last proven.
@@ -246,6 +255,9 @@ impl<C: Ord + Clone> ClientSession<C> {
         self.next += 1;
         let attempt = Attempt(self.next);
         self.beats.insert(attempt, (now, link));
+        if self.primary() == Some(link) {
+            self.owing.get_or_insert(now);
+        }
         self.outputs.push_back(ClientOutput::Beat { attempt, link, letter });
         Some(attempt)
     }
@@ -285,8 +297,14 @@ impl<C: Ord + Clone> ClientSession<C> {
             Ok(()) => {
                 live.lapses = live.lapses.max(sent + live.window);
                 live.doubtful = false;
-                if on_primary && self.hedge.is_none() {
-                    self.doubted = None;
+                if on_primary {
+                    // One that left later and failed since says nothing about a path that has answered.
+                    let later =
+                        self.beats.values().filter(|(at, on)| *on == link && *at > sent).map(|(at, _)| *at).min();
+                    self.owing = later.or(self.owing.filter(|since| *since > sent));
+                    if self.hedge.is_none() {
+                        self.doubted = None;
+                    }
                 }
             }
             // On any other link it says nothing about the one that calls use: that link may lead to another process.
@@ -303,7 +321,7 @@ impl<C: Ord + Clone> ClientSession<C> {
         self.lease = Lease::Idle;
         self.beats.clear();
         self.last_beat = None;
-        (self.hedge, self.doubted) = (None, None);
+        (self.hedge, self.doubted, self.owing) = (None, None, None);
         self.tell_at = None;
         let mut record = std::mem::take(&mut self.held);
         let by_machine = told.is_some();

@@ -45,6 +45,8 @@ pub struct ClientSession<C> {
     hedge: Option<Link>,
     /// Since when the primary is doubtful: until a beat on it is answered while nothing else answers for it, or until another takes its place.
     doubted: Option<Instant>,
+    /// When the first beat left on the primary that it has not answered, nor any later one.
+    owing: Option<Instant>,
     /// A link is being validated: what cannot be sent now may be sent soon.
     swapping: bool,
     motions: BTreeMap<Call, Motion<C>>,
@@ -80,6 +82,7 @@ impl<C: Ord + Clone> ClientSession<C> {
             links: BTreeMap::new(),
             hedge: None,
             doubted: None,
+            owing: None,
             swapping: false,
             motions: BTreeMap::new(),
             stops: BTreeMap::new(),
@@ -228,7 +231,7 @@ impl<C: Ord + Clone> ClientSession<C> {
         }
         self.swapping = false;
         if self.links.insert(link, LinkState::Primary) != Some(LinkState::Primary) {
-            (self.hedge, self.doubted) = (None, None);
+            (self.hedge, self.doubted, self.owing) = (None, None, None);
             if self.lease == Lease::Unsupported {
                 // Whoever answers on this one may keep sessions: a machine that was brought up to date is not driven without for ever.
                 self.lease = Lease::Idle;

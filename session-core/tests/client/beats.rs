@@ -74,6 +74,50 @@ fn beats_go_over_the_standby_for_half_a_window_at_most() {
     assert!((2..=4).contains(&on_b), "{on_b}");
 }
 
+/// Answers that wait behind others on a way that became long: the standby's, which wait behind nothing, keep the session meanwhile.
+#[test]
+fn a_beat_that_is_due_while_one_is_unanswered_goes_over_the_standby_too() {
+    let mut rig = Rig::live(true);
+    rig.client.handle_link(B, LinkState::Standby, rig.now);
+    rig.pass_silently(W * 4 / 5);
+    let beats = rig.beats();
+    let on = |link| beats.iter().filter(|beat| beat.1 == link).collect::<Vec<_>>();
+    assert_eq!((on(A).len(), on(B).len()), (4, 2), "for half a window since the first that is unanswered");
+    let last = on(B)[1].0;
+    rig.client.handle_beat(last, Ok(()), rig.now);
+    rig.pass_silently(W * 3 / 4);
+    assert!(rig.client.session().is_some(), "kept by what left after 3 fifths of a window");
+    rig.pass_silently(W);
+    assert!(rig.client.session().is_none(), "and no longer: nothing was proven on the path that commands use");
+}
+
+#[test]
+fn no_beat_goes_over_the_standby_while_the_primary_answers_each_before_the_next() {
+    let mut rig = Rig::live(true);
+    rig.client.handle_link(B, LinkState::Standby, rig.now);
+    rig.pass(W * 3);
+    assert!(rig.beats().iter().all(|beat| beat.1 == A));
+}
+
+/// A round trip of 800 ms: every beat finds one unanswered, and none for half a window.
+#[test]
+fn beats_go_over_both_links_as_long_as_the_primary_answers_within_half_a_window() {
+    let mut rig = Rig::live(true);
+    rig.client.handle_link(B, LinkState::Standby, rig.now);
+    let mut out: Vec<Attempt> = Vec::new();
+    for _ in 0..20 {
+        rig.pass_silently(W / 5);
+        let beats = rig.beats();
+        rig.take();
+        out.extend(beats.iter().filter(|beat| beat.1 == A).map(|beat| beat.0));
+        if let [.., answered, _, _] = out[..] {
+            assert!(beats.iter().any(|beat| beat.1 == B));
+            rig.client.handle_beat(answered, Ok(()), rig.now);
+        }
+    }
+    assert!(rig.client.session().is_some());
+}
+
 /// The seed of a schedule: doubt that comes and goes does not begin the half window anew.
 #[test]
 fn a_hedge_that_comes_again_has_what_is_left_of_half_a_window() {

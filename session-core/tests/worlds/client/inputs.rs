@@ -121,6 +121,7 @@ impl World {
         self.client.handle_started(attempt, Ok(started), self.now);
         if self.session.as_ref().is_some_and(|old| old.id != id) {
             (self.doubted, self.hedge) = (None, None);
+            self.owed = None;
         }
         self.session = (until > self.now).then_some(Session { id, window, until });
     }
@@ -138,8 +139,13 @@ impl World {
         self.ending.take_if(|(_, last)| told && *last == Some(attempt));
         if let Some(session) = self.session.as_mut().filter(|session| session.id == id && result.is_ok()) {
             session.until = session.until.max(left + session.window);
-            if self.hedge.is_none() && self.links.get(&link) == Some(&LinkState::Primary) {
-                self.doubted = None;
+            if self.links.get(&link) == Some(&LinkState::Primary) {
+                let later =
+                    self.beats.values().filter(|(at, _, on)| *on == link && *at > left).map(|(at, ..)| *at).min();
+                self.owed = later.or(self.owed.filter(|since| *since > left));
+                if self.hedge.is_none() {
+                    self.doubted = None;
+                }
             }
         }
         self.client.handle_beat(attempt, result, self.now);
@@ -154,6 +160,7 @@ impl World {
                 self.links.iter_mut().filter(other).for_each(|(_, s)| *s = LinkState::Draining);
                 if self.links.insert(link, state) != Some(LinkState::Primary) {
                     (self.doubted, self.hedge) = (None, None);
+                    self.owed = None;
                 }
             }
             LinkState::Gone => self.gone(link),

@@ -71,6 +71,8 @@ struct World {
     /// Since when the primary is doubted, and which link answers instead.
     doubted: Option<Instant>,
     hedge: Option<Link>,
+    /// When the first beat left on the primary that was not answered there, nor any later one.
+    owed: Option<Instant>,
     /// Beats that the shell asks for itself.
     validating: Option<Link>,
     highest: u64,
@@ -103,6 +105,7 @@ impl World {
             last_link: 3,
             doubted: None,
             hedge: None,
+            owed: None,
             validating: None,
             highest: 0,
             used: BTreeSet::new(),

@@ -46,9 +46,25 @@ impl World {
     pub(super) fn notice_lapse(&mut self) {
         let session = self.client.session().map(|(id, _)| id);
         if self.session.is_some() && session != self.session {
-            (self.hedging, self.doubted) = (None, None);
+            self.undoubted();
         }
         self.session = session;
+    }
+
+    /// A new primary, or a new session: nothing is owed, and nothing doubted.
+    pub(super) fn undoubted(&mut self) {
+        (self.hedging, self.doubted, self.owed) = (None, None, None);
+        self.asked.clear();
+    }
+
+    /// The primary has answered a beat.
+    pub(super) fn proven(&mut self, attempt: Attempt) {
+        let Some(left) = self.asked.remove(&attempt) else { return };
+        let later = self.asked.values().filter(|at| **at > left).min().copied();
+        self.owed = later.or(self.owed.filter(|since| *since > left));
+        if self.hedging.is_none() {
+            self.doubted = None;
+        }
     }
 
     /// Nothing that this Stop covers moves from now on, unless a later command moves it.

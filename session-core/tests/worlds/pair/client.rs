@@ -8,13 +8,16 @@ impl World {
         match output {
             ClientOutput::Start { attempt, resume } => self.send(primary, true, Message::Start(attempt, resume)),
             ClientOutput::Beat { attempt, link, letter } => {
-                if link != primary {
-                    let since = self.doubted.expect("beats leave the primary while it is doubted");
-                    assert!(
-                        self.there() - since <= W / 2,
-                        "a beat on a path without commands {:?} later",
-                        self.there() - since
-                    );
+                let now = self.there();
+                // One that ends a session that lapsed keeps none.
+                let ends = letter.order.as_ref().is_some_and(|order| order.end);
+                if link == primary && !ends {
+                    self.asked.insert(attempt, now);
+                    self.owed.get_or_insert(now);
+                } else if link != primary {
+                    let (doubted, owed) = (self.doubted, self.owed);
+                    let soon = [doubted, owed].into_iter().flatten().any(|since| now - since <= W / 2);
+                    assert!(soon, "a beat on a path without commands at {now:?}: {doubted:?}, {owed:?} unanswered");
                 }
                 self.send(link, true, Message::Beat(attempt, letter));
             }

@@ -91,6 +91,9 @@ struct World {
     doubted: Option<Instant>,
     /// Which path answers for the primary.
     hedging: Option<usize>,
+    /// Beats that are out on the primary, and when the first of those left that it has not answered, nor any later one.
+    asked: BTreeMap<Attempt, Instant>,
+    owed: Option<Instant>,
     /// The session that the client holds.
     session: Option<SessionId>,
     /// Until when a session may live, whatever is believed.
@@ -156,6 +159,8 @@ impl World {
             woke: now,
             doubted: None,
             hedging: None,
+            asked: BTreeMap::new(),
+            owed: None,
             session: None,
             leases: BTreeMap::new(),
             open_connections: BTreeSet::new(),

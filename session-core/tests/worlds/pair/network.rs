@@ -123,8 +123,8 @@ impl World {
             Message::Stop(call, letter, copy) => self.stop_arrives(link, call, letter.as_ref(), copy),
             Message::Started(attempt, started) => self.client.handle_started(attempt, Ok(started), self.there()),
             Message::Beaten(attempt, result) => {
-                if result.is_ok() && self.hedging.is_none() && link == self.paths[self.primary].link {
-                    self.doubted = None;
+                if result.is_ok() && link == self.paths[self.primary].link {
+                    self.proven(attempt);
                 }
                 self.client.handle_beat(attempt, result, self.there())
             }

@@ -81,7 +81,7 @@ impl World {
         let (old, link) = (self.primary, self.paths[path].link);
         self.primary = path;
         if old != path {
-            (self.hedging, self.doubted) = (None, None);
+            self.undoubted();
         }
         self.client.handle_link(link, LinkState::Primary, self.there());
         if old != path {
@@ -115,7 +115,7 @@ impl World {
         self.paths[path].swallows = false;
         self.hedging = self.hedging.filter(|hedging| *hedging != path);
         if path == self.primary {
-            self.doubted = None;
+            self.undoubted();
         }
         self.travelling.retain(|_, (on, _, _)| *on != link);
         self.closed(link);
