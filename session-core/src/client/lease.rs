@@ -232,11 +232,20 @@ impl<C: Ord + Clone> ClientSession<C> {
         }
     }
 
+    /// A new primary or session is a new beginning.
+    pub(super) fn nothing_doubted(&mut self) {
+        (self.hedge, self.doubted) = (None, None);
+        (self.owing, self.proven) = (None, None);
+    }
+
     /// Where a beat goes too while an earlier one is unanswered on the primary: answers that wait behind others there, on a way that became long or
-    /// loses packets, wait for no window where nothing else goes.
+    /// loses packets, wait for no window where nothing else goes. For half a window since that one left, or since the primary answered an older one.
     fn standby_for(&self, window: Duration, now: Instant) -> Option<Link> {
         self.primary()?;
-        self.owing.filter(|since| now.saturating_duration_since(*since) <= window / 2)?;
+        let since = self.owing?.max(self.proven.unwrap_or(self.owing?));
+        if now.saturating_duration_since(since) > window / 2 {
+            return None;
+        }
         self.links.iter().find(|(_, state)| **state == LinkState::Standby).map(|(link, _)| *link)
     }
 
@@ -301,6 +310,7 @@ impl<C: Ord + Clone> ClientSession<C> {
                     // One that left later and failed since says nothing about a path that has answered.
                     let later =
                         self.beats.values().filter(|(at, on)| *on == link && *at > sent).map(|(at, _)| *at).min();
+                    self.proven = Some(now);
                     self.owing = later.or(self.owing.filter(|since| *since > sent));
                     if self.hedge.is_none() {
                         self.doubted = None;
@@ -321,7 +331,7 @@ impl<C: Ord + Clone> ClientSession<C> {
         self.lease = Lease::Idle;
         self.beats.clear();
         self.last_beat = None;
-        (self.hedge, self.doubted, self.owing) = (None, None, None);
+        self.nothing_doubted();
         self.tell_at = None;
         let mut record = std::mem::take(&mut self.held);
         let by_machine = told.is_some();

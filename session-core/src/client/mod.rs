@@ -47,6 +47,8 @@ pub struct ClientSession<C> {
     doubted: Option<Instant>,
     /// When the first beat left on the primary that it has not answered, nor any later one.
     owing: Option<Instant>,
+    /// When the primary last answered a beat, however old.
+    proven: Option<Instant>,
     /// A link is being validated: what cannot be sent now may be sent soon.
     swapping: bool,
     motions: BTreeMap<Call, Motion<C>>,
@@ -83,6 +85,7 @@ impl<C: Ord + Clone> ClientSession<C> {
             hedge: None,
             doubted: None,
             owing: None,
+            proven: None,
             swapping: false,
             motions: BTreeMap::new(),
             stops: BTreeMap::new(),
@@ -231,7 +234,7 @@ impl<C: Ord + Clone> ClientSession<C> {
         }
         self.swapping = false;
         if self.links.insert(link, LinkState::Primary) != Some(LinkState::Primary) {
-            (self.hedge, self.doubted, self.owing) = (None, None, None);
+            self.nothing_doubted();
             if self.lease == Lease::Unsupported {
                 // Whoever answers on this one may keep sessions: a machine that was brought up to date is not driven without for ever.
                 self.lease = Lease::Idle;

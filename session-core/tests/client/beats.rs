@@ -118,6 +118,29 @@ fn beats_go_over_both_links_as_long_as_the_primary_answers_within_half_a_window(
     assert!(rig.client.session().is_some());
 }
 
+/// Answers that come, each later than half a window: the path is alive, however long what waits on it takes.
+#[test]
+fn beats_go_over_both_links_as_long_as_the_primary_answers_anything() {
+    let mut rig = Rig::live(true);
+    rig.client.handle_link(B, LinkState::Standby, rig.now);
+    let mut out: Vec<Attempt> = Vec::new();
+    for _ in 0..20 {
+        rig.pass_silently(W / 5);
+        let beats = rig.beats();
+        rig.take();
+        out.extend(beats.iter().filter(|beat| beat.1 == A).map(|beat| beat.0));
+        if let [.., answered, _, _, _, _] = out[..] {
+            rig.client.handle_beat(answered, Ok(()), rig.now);
+        }
+        for beat in beats.iter().filter(|beat| beat.1 == B) {
+            rig.client.handle_beat(beat.0, Ok(()), rig.now);
+        }
+    }
+    assert!(rig.client.session().is_some());
+    rig.pass_silently(W);
+    assert!(rig.beats().iter().filter(|beat| beat.1 == B).count() <= 3, "nothing came for half a window");
+}
+
 /// The seed of a schedule: doubt that comes and goes does not begin the half window anew.
 #[test]
 fn a_hedge_that_comes_again_has_what_is_left_of_half_a_window() {

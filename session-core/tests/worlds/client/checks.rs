@@ -36,7 +36,7 @@ impl World {
         let held = self.client.session().map(|(id, _)| id);
         if self.session.take_if(|session| held != Some(session.id)).is_some() {
             (self.doubted, self.hedge) = (None, None);
-            self.owed = None;
+            (self.owed, self.proven) = (None, None);
         }
         // Nothing resumes by itself: what was there when something was stopped has failed.
         if let Some(last) = ended.filter(|_| !self.resume_motion) {
@@ -90,7 +90,7 @@ impl World {
         } else if self.validating != Some(link) {
             let window = self.client.session().expect("a session").1;
             let soon = |since: Instant| self.now - since <= window / 2;
-            let late = self.primary().and(self.owed);
+            let late = self.primary().and(self.owed).max(self.owed.and(self.proven));
             let hedged = self.hedge == Some(link) && self.doubted.is_some_and(soon);
             let beside = self.links.get(&link) == Some(&LinkState::Standby) && late.is_some_and(soon);
             assert!(

@@ -121,7 +121,7 @@ impl World {
         self.client.handle_started(attempt, Ok(started), self.now);
         if self.session.as_ref().is_some_and(|old| old.id != id) {
             (self.doubted, self.hedge) = (None, None);
-            self.owed = None;
+            (self.owed, self.proven) = (None, None);
         }
         self.session = (until > self.now).then_some(Session { id, window, until });
     }
@@ -142,6 +142,7 @@ impl World {
             if self.links.get(&link) == Some(&LinkState::Primary) {
                 let later =
                     self.beats.values().filter(|(at, _, on)| *on == link && *at > left).map(|(at, ..)| *at).min();
+                self.proven = Some(self.now);
                 self.owed = later.or(self.owed.filter(|since| *since > left));
                 if self.hedge.is_none() {
                     self.doubted = None;
@@ -160,7 +161,7 @@ impl World {
                 self.links.iter_mut().filter(other).for_each(|(_, s)| *s = LinkState::Draining);
                 if self.links.insert(link, state) != Some(LinkState::Primary) {
                     (self.doubted, self.hedge) = (None, None);
-                    self.owed = None;
+                    (self.owed, self.proven) = (None, None);
                 }
             }
             LinkState::Gone => self.gone(link),

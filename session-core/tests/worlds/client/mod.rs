@@ -73,6 +73,8 @@ struct World {
     hedge: Option<Link>,
     /// When the first beat left on the primary that was not answered there, nor any later one.
     owed: Option<Instant>,
+    /// When one last was.
+    proven: Option<Instant>,
     /// Beats that the shell asks for itself.
     validating: Option<Link>,
     highest: u64,
@@ -106,6 +108,7 @@ impl World {
             doubted: None,
             hedge: None,
             owed: None,
+            proven: None,
             validating: None,
             highest: 0,
             used: BTreeSet::new(),

@@ -53,12 +53,14 @@ impl World {
 
     /// A new primary, or a new session: nothing is owed, and nothing doubted.
     pub(super) fn undoubted(&mut self) {
-        (self.hedging, self.doubted, self.owed) = (None, None, None);
+        (self.hedging, self.doubted) = (None, None);
+        (self.owed, self.answered) = (None, None);
         self.asked.clear();
     }
 
     /// The primary has answered a beat.
     pub(super) fn proven(&mut self, attempt: Attempt) {
+        self.answered = Some(self.there());
         let Some(left) = self.asked.remove(&attempt) else { return };
         let later = self.asked.values().filter(|at| **at > left).min().copied();
         self.owed = later.or(self.owed.filter(|since| *since > left));

@@ -15,7 +15,7 @@ impl World {
                     self.asked.insert(attempt, now);
                     self.owed.get_or_insert(now);
                 } else if link != primary {
-                    let (doubted, owed) = (self.doubted, self.owed);
+                    let (doubted, owed) = (self.doubted, self.owed.max(self.owed.and(self.answered)));
                     let soon = [doubted, owed].into_iter().flatten().any(|since| now - since <= W / 2);
                     assert!(soon, "a beat on a path without commands at {now:?}: {doubted:?}, {owed:?} unanswered");
                 }

@@ -94,6 +94,8 @@ struct World {
     /// Beats that are out on the primary, and when the first of those left that it has not answered, nor any later one.
     asked: BTreeMap<Attempt, Instant>,
     owed: Option<Instant>,
+    /// When the primary last answered one.
+    answered: Option<Instant>,
     /// The session that the client holds.
     session: Option<SessionId>,
     /// Until when a session may live, whatever is believed.
@@ -161,6 +163,7 @@ impl World {
             hedging: None,
             asked: BTreeMap::new(),
             owed: None,
+            answered: None,
             session: None,
             leases: BTreeMap::new(),
             open_connections: BTreeSet::new(),
