@@ -329,6 +329,10 @@ impl Session {
             }
             RouteEvent::Standby { link: Some(id) } => state.core.handle_link(link(id), LinkState::Standby, now),
             RouteEvent::Hedge { on, .. } => state.core.handle_hedge(Some(link(on)), now),
+            // Where checks are signs of life they prove the path, and nothing about the data on it.
+            RouteEvent::Alive { link: id } if self.switch.current().is_some_and(|view| !view.tier.is_webrtc()) => {
+                state.core.handle_answering(link(id), now);
+            }
             RouteEvent::HedgeOff => state.core.handle_hedge(None, now),
             RouteEvent::Validate { link: id } => match state.core.validate(link(id), now) {
                 Some(attempt) => {

@@ -239,7 +239,7 @@ impl<C: Ord + Clone> ClientSession<C> {
     }
 
     /// Where a beat goes too while an earlier one is unanswered on the primary: answers that wait behind others there, on a way that became long or
-    /// loses packets, wait for no window where nothing else goes. For half a window since that one left, or since the primary answered an older one.
+    /// loses packets, wait for no window where nothing else goes. For half a window since that one left, or since the primary answered anything.
     fn standby_for(&self, window: Duration, now: Instant) -> Option<Link> {
         self.primary()?;
         let since = self.owing?.max(self.proven.unwrap_or(self.owing?));

@@ -47,7 +47,7 @@ pub struct ClientSession<C> {
     doubted: Option<Instant>,
     /// When the first beat left on the primary that it has not answered, nor any later one.
     owing: Option<Instant>,
-    /// When the primary last answered a beat, however old.
+    /// When the primary last answered a beat, however old, or anything after a silence.
     proven: Option<Instant>,
     /// A link is being validated: what cannot be sent now may be sent soon.
     swapping: bool,
@@ -196,6 +196,14 @@ impl<C: Ord + Clone> ClientSession<C> {
         if self.hedge.is_some() {
             self.doubted.get_or_insert(now);
             self.beat_everywhere(now);
+        }
+    }
+
+    /// Something else was answered on the link: what it carries arrives and is answered, however late.
+    pub fn handle_answering(&mut self, link: Link, now: Instant) {
+        self.expire(now);
+        if self.primary() == Some(link) {
+            self.proven = Some(now);
         }
     }
 

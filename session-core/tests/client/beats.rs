@@ -118,6 +118,23 @@ fn beats_go_over_both_links_as_long_as_the_primary_answers_within_half_a_window(
     assert!(rig.client.session().is_some());
 }
 
+#[test]
+fn what_the_primary_answers_beside_beats_proves_it_too() {
+    let mut rig = Rig::live(true);
+    rig.client.handle_link(B, LinkState::Standby, rig.now);
+    for link in [A, A, B] {
+        rig.pass_silently(W * 3 / 5);
+        assert!(rig.beats().iter().any(|beat| beat.1 == B), "{link:?}");
+        for beat in rig.beats().iter().filter(|beat| beat.1 == B) {
+            rig.client.handle_beat(beat.0, Ok(()), rig.now);
+        }
+        rig.take();
+        rig.client.handle_answering(link, rig.now);
+    }
+    rig.pass_silently(W);
+    assert!(rig.beats().iter().all(|beat| beat.1 == A), "the standby's own answers prove nothing of the primary");
+}
+
 /// Answers that come, each later than half a window: the path is alive, however long what waits on it takes.
 #[test]
 fn beats_go_over_both_links_as_long_as_the_primary_answers_anything() {

@@ -49,6 +49,13 @@ impl World {
                 self.alive = Some(now);
                 self.client.alive(now);
             }
+            Step::Answering(which) => {
+                let link = self.named[which];
+                if self.primary() == Some(link) {
+                    self.proven = Some(now);
+                }
+                self.client.handle_answering(link, now);
+            }
             Step::Pass(time) => self.pass(Duration::from_millis(time)),
             Step::Stall(time) => self.now += Duration::from_millis(time),
             Step::Close => {

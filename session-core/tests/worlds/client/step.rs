@@ -27,6 +27,8 @@ pub enum Step {
     Hedge(Option<usize>),
     Validate(usize),
     Alive,
+    /// Something was answered on a link.
+    Answering(usize),
     Pass(u64),
     /// Time passes and nobody wakes the client.
     Stall(u64),
@@ -76,6 +78,7 @@ impl Step {
             8 => Self::NoRoute(by.happens(128)),
             9 => Self::Hedge((!by.happens(80)).then(|| by.below(3))),
             10 => Self::Validate(by.below(3)),
+            11 if by.happens(128) => Self::Answering(by.below(3)),
             11 => Self::Alive,
             12 => Self::Pass(by.number(1, 700)),
             13 => Self::Stall(by.number(1, 5_000)),
