@@ -77,8 +77,10 @@ struct Scenario {
     group: &'static str,
     name: &'static str,
     run: fn(&Stage) -> Outcome,
-    /// Why it fails today. It runs only where it is named.
-    owed: Option<&'static str>,
+}
+
+const fn scenario(group: &'static str, name: &'static str, run: fn(&Stage) -> Outcome) -> Scenario {
+    Scenario { group, name, run }
 }
 
 /// What to run.
@@ -96,68 +98,23 @@ pub struct Choice<'a> {
 
 /// Every scenario, in the order of the statements.
 const SCENARIOS: &[Scenario] = &[
-    Scenario {
-        group: "sessions",
-        name: "s16_a_killed_client_stops_the_base_within_the_window",
-        run: sessions::killed_client,
-        owed: None,
-    },
-    Scenario {
-        group: "sessions",
-        name: "s27_a_clean_close_stops_what_is_held",
-        run: sessions::clean_close,
-        owed: None,
-    },
-    Scenario {
-        group: "sessions",
-        name: "s05_a_machine_frozen_for_a_second_stops_nothing",
-        run: sessions::machine_frozen_for_a_second,
-        owed: None,
-    },
-    Scenario {
-        group: "sessions",
-        name: "s05_a_client_frozen_for_a_second_loses_nothing",
-        run: sessions::client_frozen_for_a_second,
-        owed: None,
-    },
-    Scenario {
-        group: "sessions",
-        name: "s16_a_machine_frozen_for_10_s_stops_when_it_wakes",
-        run: sessions::machine_frozen_for_long,
-        owed: None,
-    },
-    Scenario {
-        group: "sessions",
-        name: "s16_a_client_frozen_for_10_s_moves_nothing_again",
-        run: sessions::client_frozen_for_long,
-        owed: None,
-    },
-    Scenario { group: "sessions", name: "s15_sigterm_stops_before_it_ends", run: sessions::sigterm, owed: None },
-    Scenario {
-        group: "sessions",
-        name: "s20_an_expired_call_takes_nothing_away_from_who_drives",
-        run: sessions::expired_call,
-        owed: None,
-    },
-    Scenario {
-        group: "sessions",
-        name: "s21_a_call_that_failed_after_it_moved_is_its_sessions",
-        run: sessions::failed_call,
-        owed: None,
-    },
-    Scenario {
-        group: "sessions",
-        name: "s22_what_has_no_stop_is_left_alone",
-        run: sessions::without_a_stop,
-        owed: None,
-    },
-    Scenario { group: "lan", name: "found_by_name_over_mdns", run: lan::by_name, owed: None },
-    Scenario { group: "lan", name: "unknown_machine_verdict", run: lan::unknown_machine, owed: None },
-    Scenario { group: "lan", name: "configuration_is_reloaded", run: lan::reload, owed: None },
-    Scenario { group: "lan", name: "port_in_use_is_said", run: lan::port_in_use, owed: None },
-    Scenario { group: "lan", name: "ten_thousand_silent_connections", run: lan::silent_connections, owed: None },
-    Scenario { group: "tool", name: "exit_codes", run: tool::exit_codes, owed: None },
-    Scenario { group: "tool", name: "json_everywhere", run: tool::json, owed: None },
+    scenario("sessions", "s16_a_killed_client_stops_the_base_within_the_window", sessions::killed_client),
+    scenario("sessions", "s27_a_clean_close_stops_what_is_held", sessions::clean_close),
+    scenario("sessions", "s05_a_machine_frozen_for_a_second_stops_nothing", sessions::machine_frozen_for_a_second),
+    scenario("sessions", "s05_a_client_frozen_for_a_second_loses_nothing", sessions::client_frozen_for_a_second),
+    scenario("sessions", "s16_a_machine_frozen_for_10_s_stops_when_it_wakes", sessions::machine_frozen_for_long),
+    scenario("sessions", "s16_a_client_frozen_for_10_s_moves_nothing_again", sessions::client_frozen_for_long),
+    scenario("sessions", "s15_sigterm_stops_before_it_ends", sessions::sigterm),
+    scenario("sessions", "s20_an_expired_call_takes_nothing_away_from_who_drives", sessions::expired_call),
+    scenario("sessions", "s21_a_call_that_failed_after_it_moved_is_its_sessions", sessions::failed_call),
+    scenario("sessions", "s22_what_has_no_stop_is_left_alone", sessions::without_a_stop),
+    scenario("lan", "found_by_name_over_mdns", lan::by_name),
+    scenario("lan", "unknown_machine_verdict", lan::unknown_machine),
+    scenario("lan", "configuration_is_reloaded", lan::reload),
+    scenario("lan", "port_in_use_is_said", lan::port_in_use),
+    scenario("lan", "ten_thousand_silent_connections", lan::silent_connections),
+    scenario("tool", "exit_codes", tool::exit_codes),
+    scenario("tool", "json_everywhere", tool::json),
 ];
 
 /// The record that a scenario leaves.
@@ -176,17 +133,13 @@ struct Record {
 /// Prints the scenarios' names.
 pub fn list() {
     for scenario in SCENARIOS.iter().chain(labs::SCENARIOS) {
-        let owed = scenario.owed.map_or(String::new(), |why| format!(" (owed: {why})"));
-        println!("{}: {}{owed}", scenario.group, scenario.name);
+        println!("{}: {}", scenario.group, scenario.name);
     }
 }
 
 /// Runs the chosen scenarios, one after the other.
 pub fn run(root: &Path, choice: &Choice<'_>) -> Outcome {
-    let chosen = |s: &&Scenario| match choice.only {
-        Some(only) => s.group.contains(only) || s.name.contains(only),
-        None => s.owed.is_none(),
-    };
+    let chosen = |s: &&Scenario| choice.only.is_none_or(|only| s.group.contains(only) || s.name.contains(only));
     let near: Vec<_> = SCENARIOS.iter().filter(chosen).collect();
     let mut labs: Vec<_> = labs::SCENARIOS.iter().filter(chosen).collect();
     if near.is_empty() && labs.is_empty() {
@@ -201,13 +154,6 @@ pub fn run(root: &Path, choice: &Choice<'_>) -> Outcome {
         }
         println!("skipping {} network labs: {missing}", labs.len());
         labs.clear();
-    }
-    if choice.only.is_none() {
-        for scenario in SCENARIOS.iter().chain(labs::SCENARIOS) {
-            if let Some(why) = scenario.owed {
-                println!("owed {}: {why}", scenario.name);
-            }
-        }
     }
     let built = Built::build(root)?;
     let records = records(root);
@@ -288,9 +234,6 @@ pub fn recorded(root: &Path) -> Result<BTreeMap<String, bool>, Box<dyn std::erro
         let depth = path.strip_prefix(records(root))?.components().count();
         if depth == 1 && path.extension().is_some_and(|e| e == "json") {
             let record: Record = serde_json::from_slice(&fs::read(&path)?)?;
-            if labs::SCENARIOS.iter().any(|s| s.name == record.name && s.owed.is_some()) {
-                continue;
-            }
             results.insert(format!("e2e::{}", record.name), record.passed);
         }
     }

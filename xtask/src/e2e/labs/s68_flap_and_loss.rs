@@ -111,7 +111,12 @@ fn steady(stage: &Stage, place: &TwoPaths, client: &Driver, seconds: u64) -> Out
     stage.fact("calls", calls.len());
     stage.fact("failed", calls.iter().filter(|c| !c.ok && !c.superseded()).count());
     stage.fact("superseded", calls.iter().filter(|c| c.superseded()).count());
-    stage.fact("swaps", client.routes("use", begun).len());
+    let swaps = client.routes("use", begun).len();
+    stage.fact("swaps", swaps);
+    // With a fifth lost each way a connection is stuck for half a second every few seconds, and each that is stuck is left once: more often is flapping.
+    if swaps as u64 > seconds {
+        return Err(format!("the route flaps: {swaps} changes in {seconds} s").into());
+    }
     client.no_lapse()?;
     truth::kept_moving(&place.observer, "base", begun, end)?;
     truth::once_and_in_order(&place.observer, "base").map(|_| ())
