@@ -48,7 +48,7 @@ const TURN: Duration = Duration::from_micros(250);
 
 /// The connection's way out.
 enum Wire {
-    Own(Socket),
+    Own(Arc<Socket>),
     Shared(Place),
 }
 
@@ -253,27 +253,22 @@ impl Driver {
 
     fn read_socket(&mut self) {
         let now = Instant::now();
-        let Self { wire: Wire::Own(socket), .. } = self else { return };
-        // The closure below needs the rest of the driver; the socket is only read.
-        let mut batches = Vec::new();
+        let Wire::Own(socket) = &self.wire else { return };
+        let socket = socket.clone();
         let read = socket.try_receive(&mut |local, remote, stride, bytes| {
-            batches.push(Batch { local, remote, stride, bytes: Bytes::copy_from_slice(bytes) });
+            for datagram in bytes.chunks(stride) {
+                self.take_datagram(local, remote, datagram, now);
+            }
         });
         if let Err(error) = read
             && error.kind() != std::io::ErrorKind::WouldBlock
         {
             tracing::debug!(%error, "UDP read");
         }
-        for batch in &batches {
-            self.take_batch_at(batch, now);
-        }
     }
 
     fn take_batch(&mut self, batch: &Batch) {
-        self.take_batch_at(batch, Instant::now());
-    }
-
-    fn take_batch_at(&mut self, batch: &Batch, now: Instant) {
+        let now = Instant::now();
         for datagram in batch.bytes.chunks(batch.stride) {
             self.take_datagram(batch.local, batch.remote, datagram, now);
         }

@@ -41,7 +41,7 @@ fn start(
     let now = Instant::now();
     let mut peer = options.backend.make(role, options.sctp_init, now)?;
     let (wire, shared) = match &options.socket {
-        SocketChoice::Ephemeral => (Wire::Own(Socket::bind(0)?), None),
+        SocketChoice::Ephemeral => (Wire::Own(Arc::new(Socket::bind(0)?)), None),
         SocketChoice::Shared(mux) => {
             let (place, from) = mux.join(&peer.local_ufrag());
             (Wire::Shared(place), Some(from))

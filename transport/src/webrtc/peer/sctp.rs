@@ -58,6 +58,8 @@ pub(super) struct Sctp {
     received: u32,
     /// The highest number of a DATA chunk that was sent.
     highest: Option<u32>,
+    /// Something has happened since the association had nothing to send. Asking it looks at all that is unacknowledged four times over.
+    stirred: bool,
 }
 
 /// The chunks of a packet: their types and where each begins.
@@ -128,6 +130,7 @@ impl Sctp {
             max_message: MAX_PACKET as u32,
             received: 0,
             highest: None,
+            stirred: false,
         }
     }
 
@@ -167,6 +170,7 @@ impl Sctp {
 
     /// Opens the association, where that is our part.
     pub(super) fn connect(&mut self) -> Result<(), String> {
+        self.stirred = true;
         let mut config = ClientConfig::new();
         if let [Some(ours), Some(theirs)] = &self.inits {
             config = config.with_snap(ours.clone(), theirs.clone());
@@ -177,6 +181,7 @@ impl Sctp {
     }
 
     pub(super) fn handle_packet(&mut self, packet: &[u8], now: Instant) {
+        self.stirred = true;
         self.received = self.received.saturating_add(1);
         let eager = packet.len() < EAGER || self.received <= EAGER_FIRST;
         let marked = if eager { acknowledge_now(packet) } else { None };
@@ -192,6 +197,7 @@ impl Sctp {
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.stirred = true;
         if let Some((handle, association)) = &mut self.association {
             association.handle_timeout(now);
             while let Some(event) = association.poll_endpoint_event() {
@@ -226,10 +232,12 @@ impl Sctp {
 
     /// Packets to send, oldest first.
     pub(super) fn poll_packets(&mut self, now: Instant) -> Option<Vec<Bytes>> {
-        loop {
-            let transmit = match self.endpoint.poll_transmit() {
-                Some(transmit) => transmit,
-                None => self.association.as_mut()?.1.poll_transmit(now)?,
+        while self.stirred {
+            let association = &mut self.association;
+            let next = self.endpoint.poll_transmit().or_else(|| association.as_mut()?.1.poll_transmit(now));
+            let Some(transmit) = next else {
+                self.stirred = false;
+                break;
             };
             if let Payload::RawEncode(mut packets) = transmit.payload {
                 if let Some(last) = packets.iter_mut().rev().find_map(|p| Some((acknowledge_now(p)?, p))) {
@@ -238,6 +246,7 @@ impl Sctp {
                 return Some(packets);
             }
         }
+        None
     }
 
     /// Whether a packet that leaves carries data that has left before.
@@ -263,6 +272,7 @@ impl Sctp {
             let (_, association) = self.association.as_mut()?;
             match association.poll()? {
                 Event::Connected => {
+                    self.stirred = true;
                     association.set_max_send_message_size(self.max_message);
                     // What the peer sent first has opened a stream already: the channels are negotiated, there is no more to say.
                     for (id, kind) in [(DATA, Ppi::Binary), (NEGOTIATION, Ppi::String)] {
@@ -286,6 +296,7 @@ impl Sctp {
             return None;
         }
         let chunks = self.stream(stream)?.read_sctp().ok()??;
+        self.stirred = true;
         let binary = matches!(chunks.ppi, Ppi::Binary | Ppi::BinaryEmpty);
         if matches!(chunks.ppi, Ppi::BinaryEmpty | Ppi::StringEmpty) {
             return Some((binary, Bytes::new()));
@@ -309,6 +320,7 @@ impl Sctp {
             (false, false) => (Ppi::String, message),
             (false, true) => (Ppi::StringEmpty, &[0][..]),
         };
+        self.stirred = true;
         let mut stream = self.stream(stream).ok_or(PeerError::Closed)?;
         stream.write_with_ppi(message, kind).map(|_| ()).map_err(|_| PeerError::Closed)
     }

@@ -7,7 +7,7 @@ mod hurry;
 mod seam;
 mod secrets;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
@@ -156,8 +156,11 @@ fn dtls_config() -> Result<Arc<Config>, Ended> {
     Ok(CONFIG.get_or_init(|| Arc::new(built)).clone())
 }
 
-/// Bytes that `poll_output` of DTLS writes into: one datagram or one record's plaintext.
-const SCRATCH: usize = 17 << 10;
+thread_local! {
+    /// What `poll_output` of DTLS writes into: one datagram or one record's plaintext. The thread's, since fresh zeros for every datagram were 4 % of
+    /// what bulk costs.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; 17 << 10].into());
+}
 
 impl Str0m {
     /// A connection with credentials and a certificate of its own.
@@ -330,9 +333,12 @@ impl Str0m {
     }
 
     fn drain_dtls(&mut self, now: Instant) {
-        let mut scratch = [0; SCRATCH];
+        SCRATCH.with_borrow_mut(|scratch| self.drain_dtls_into(scratch, now));
+    }
+
+    fn drain_dtls_into(&mut self, scratch: &mut [u8], now: Instant) {
         loop {
-            match self.dtls.poll_output(&mut scratch) {
+            match self.dtls.poll_output(scratch) {
                 Output::Packet(packet) => {
                     if let Some(path) = self.selected.or(self.answered) {
                         self.out.push(path, packet);
