@@ -176,12 +176,12 @@ impl<C: Ord + Clone> ClientSession<C> {
         }
         if window.is_zero() {
             // Nothing can be kept by beats; the next call asks again (s36).
-            self.lease = Lease::Idle;
+            self.no_session();
             return self.send_parked_without_session();
         }
         let lapses = asked + window;
         if lapses <= now {
-            self.lease = Lease::Idle;
+            self.no_session();
             let too_slow = TooSlow { took: now - asked, window };
             self.event(Event::TooSlow(too_slow));
             return self.fail_all_parked(&Failure::TooSlow(too_slow));
@@ -325,13 +325,19 @@ impl<C: Ord + Clone> ClientSession<C> {
         self.flush(now);
     }
 
+    /// What answers its beats says nothing of the next one.
+    fn no_session(&mut self) {
+        self.lease = Lease::Idle;
+        self.beats.clear();
+        (self.owing, self.proven) = (None, None);
+    }
+
     /// The session is over. `told`: by the machine, with what it stopped where it says so. Nothing resumes by itself: whatever was issued
     /// before this was known fails, if anything was held.
     pub(super) fn lapse(&mut self, told: Option<Option<BTreeSet<C>>>, now: Instant) {
-        self.lease = Lease::Idle;
-        self.beats.clear();
-        self.last_beat = None;
+        self.no_session();
         self.nothing_doubted();
+        self.last_beat = None;
         self.tell_at = None;
         let mut record = std::mem::take(&mut self.held);
         let by_machine = told.is_some();

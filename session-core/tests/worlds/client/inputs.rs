@@ -131,6 +131,9 @@ impl World {
             (self.owed, self.proven) = (None, None);
         }
         self.session = (until > self.now).then_some(Session { id, window, until });
+        if self.session.is_none() {
+            (self.owed, self.proven) = (None, None);
+        }
     }
 
     fn beaten(&mut self, which: usize, how: usize) {
