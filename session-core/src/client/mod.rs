@@ -163,8 +163,11 @@ impl<C: Ord + Clone> ClientSession<C> {
             LinkState::Primary => self.new_primary(link, now),
             LinkState::Gone => {
                 self.links.remove(&link);
-                self.stray.remove(&link);
-                self.stop_links_gone(link);
+                if self.stop_links_gone(link)
+                    && let Some(primary) = self.primary()
+                {
+                    self.stops_on(primary, now);
+                }
             }
             other => {
                 self.links.insert(link, other);
@@ -253,7 +256,6 @@ impl<C: Ord + Clone> ClientSession<C> {
             let out = self.motions.values().filter_map(Motion::link).chain(self.stray.keys().copied());
             let stale: BTreeSet<_> = out.filter(|on| *on != link).collect();
             for on in stale {
-                self.stray.remove(&on);
                 self.links.remove(&on);
                 self.stop_links_gone(on);
                 self.outputs.push_back(ClientOutput::Abort(on));

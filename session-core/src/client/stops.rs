@@ -21,6 +21,8 @@ pub(super) struct Stop<C> {
     letter: Option<Letter>,
     /// Links on which a copy is out.
     out: BTreeSet<Link>,
+    /// Of these, those whose copy may have come before a command that another link, gone since, had carried: their answers tell nothing.
+    stale: BTreeSet<Link>,
     again: Option<Instant>,
     until: Instant,
     /// It was answered, and is sent once more to a machine that does not take order: a command may have been on its way.
@@ -39,6 +41,11 @@ impl<C> Stop<C> {
 
     pub(super) fn next(&self) -> Option<Instant> {
         Some(self.again.map_or(self.until, |again| again.min(self.until)))
+    }
+
+    /// No copy whose answer counts is out on the link.
+    fn is_wanted(&self, link: Link) -> bool {
+        !self.out.contains(&link) || self.stale.contains(&link)
     }
 
     fn is_ordered(&self) -> bool {
@@ -71,6 +78,7 @@ impl<C: Ord + Clone> ClientSession<C> {
             component,
             letter,
             out: BTreeSet::new(),
+            stale: BTreeSet::new(),
             again: None,
             until,
             answered: false,
@@ -103,6 +111,7 @@ impl<C: Ord + Clone> ClientSession<C> {
         stop.again = if ordered || links.is_empty() { Some(now + REPEAT) } else { None };
         for link in links {
             stop.out.insert(link);
+            stop.stale.remove(&link);
             let letter = stop.letter.clone();
             self.outputs.push_back(ClientOutput::SendStop { call, link, letter });
         }
@@ -114,6 +123,9 @@ impl<C: Ord + Clone> ClientSession<C> {
         let Some(stop) = self.stops.get_mut(&call) else { return };
         if !stop.out.remove(&link) {
             // Of a copy without a number, whose place one with a number took.
+            return self.flush(now);
+        }
+        if stop.stale.remove(&link) {
             return self.flush(now);
         }
         if !ok {
@@ -219,16 +231,24 @@ impl<C: Ord + Clone> ClientSession<C> {
     /// A new primary carries every Stop that is still open.
     pub(super) fn stops_on(&mut self, link: Link, now: Instant) {
         let waiting: Vec<_> =
-            self.stops.iter().filter(|(_, s)| !s.answered && !s.out.contains(&link)).map(|(c, _)| *c).collect();
+            self.stops.iter().filter(|(_, s)| !s.answered && s.is_wanted(link)).map(|(c, _)| *c).collect();
         for call in waiting {
             self.send_stop(call, now);
         }
     }
 
-    pub(super) fn stop_links_gone(&mut self, link: Link) {
+    /// The link is gone. A command that it carried may have run, and after a copy of a Stop that overtook it on another link: to a machine that does not
+    /// take order the Stop is said again, after that command's end. Whether there was such a command.
+    pub(super) fn stop_links_gone(&mut self, link: Link) -> bool {
+        let astray = self.stray.remove(&link).is_some();
         for stop in self.stops.values_mut() {
             stop.out.remove(&link);
+            stop.stale.remove(&link);
+            if astray && !stop.answered && !stop.is_ordered() {
+                stop.stale.clone_from(&stop.out);
+            }
         }
+        astray
     }
 
     /// Whether a copy of a Stop may still be on its way to a machine that does not take order: a command must not overtake it.

@@ -128,3 +128,45 @@ fn s94_a_stop_while_the_session_is_resumed_has_a_number_above_what_is_out() {
     });
     assert!(number(&letter).is_some_and(|number| number > before) && open(&letter).is_empty());
 }
+
+/// The seed of a schedule: the copy on the standby came before a command that was on its way over the primary, and its answer after that one's end.
+#[test]
+fn s94_a_stock_machine_is_told_again_when_a_link_with_a_command_on_it_is_gone() {
+    for severed in [true, false] {
+        let mut rig = Rig::live(false);
+        rig.client.handle_link(B, LinkState::Standby, rig.now);
+        rig.motion("m1");
+        rig.client.handle_hedge(Some(B), rig.now);
+        rig.take();
+        let stop = rig.client.issue("m1", Kind::Stop, rig.now);
+        let on = |rig: &mut Rig| -> Vec<Link> {
+            let link = |o| if let Out::SendStop { link, .. } = o { Some(link) } else { None };
+            rig.take().into_iter().filter_map(link).collect()
+        };
+        assert_eq!(on(&mut rig), [A, B]);
+        if !severed {
+            rig.client.handle_link(A, LinkState::Gone, rig.now);
+        }
+        rig.client.handle_link(B, LinkState::Primary, rig.now);
+        assert_eq!(on(&mut rig), [B], "severed: {severed}");
+        rig.client.handle_stopped(stop, B, true, rig.now);
+        assert!(rig.take().contains(&Out::StopDone(stop)));
+    }
+}
+
+#[test]
+fn s94_what_a_copy_from_before_that_is_answered_counts_for_nothing() {
+    let mut rig = Rig::live(false);
+    rig.client.handle_link(B, LinkState::Standby, rig.now);
+    rig.motion("m1");
+    rig.client.handle_hedge(Some(B), rig.now);
+    let stop = rig.client.issue("m1", Kind::Stop, rig.now);
+    rig.client.handle_link(A, LinkState::Gone, rig.now);
+    rig.take();
+    rig.client.handle_stopped(stop, B, true, rig.now);
+    assert!(!rig.take().contains(&Out::StopDone(stop)));
+    rig.client.handle_link(B, LinkState::Primary, rig.now);
+    assert!(rig.take().iter().any(|o| matches!(o, Out::SendStop { link: B, .. })));
+    rig.client.handle_stopped(stop, B, true, rig.now);
+    assert!(rig.take().contains(&Out::StopDone(stop)));
+}
