@@ -47,6 +47,7 @@ impl World {
         let session = self.client.session().map(|(id, _)| id);
         if self.session.is_some() && session != self.session {
             self.undoubted();
+            self.asked.clear();
         }
         self.session = session;
     }
@@ -55,14 +56,14 @@ impl World {
     pub(super) fn undoubted(&mut self) {
         (self.hedging, self.doubted) = (None, None);
         (self.owed, self.answered) = (None, None);
-        self.asked.clear();
     }
 
     /// The primary has answered a beat.
     pub(super) fn proven(&mut self, attempt: Attempt) {
         self.answered = Some(self.there());
-        let Some(left) = self.asked.remove(&attempt) else { return };
-        let later = self.asked.values().filter(|at| **at > left).min().copied();
+        // One that left before the link became primary proves it as well.
+        let Some((link, left)) = self.asked.remove(&attempt) else { return };
+        let later = self.asked.values().filter(|(on, at)| *on == link && *at > left).map(|(_, at)| *at).min();
         self.owed = later.or(self.owed.filter(|since| *since > left));
         if self.hedging.is_none() {
             self.doubted = None;

@@ -11,8 +11,10 @@ impl World {
                 let now = self.there();
                 // One that ends a session that lapsed keeps none.
                 let ends = letter.order.as_ref().is_some_and(|order| order.end);
+                if !ends {
+                    self.asked.insert(attempt, (link, now));
+                }
                 if link == primary && !ends {
-                    self.asked.insert(attempt, now);
                     self.owed.get_or_insert(now);
                 } else if link != primary {
                     let (doubted, owed) = (self.doubted, self.owed.max(self.owed.and(self.answered)));

@@ -91,8 +91,8 @@ struct World {
     doubted: Option<Instant>,
     /// Which path answers for the primary.
     hedging: Option<usize>,
-    /// Beats that are out on the primary, and when the first of those left that it has not answered, nor any later one.
-    asked: BTreeMap<Attempt, Instant>,
+    /// Beats that are out, and when the first one left on the primary that it has not answered, nor any later one.
+    asked: BTreeMap<Attempt, (Link, Instant)>,
     owed: Option<Instant>,
     /// When the primary last answered one.
     answered: Option<Instant>,

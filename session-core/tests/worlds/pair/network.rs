@@ -125,6 +125,8 @@ impl World {
             Message::Beaten(attempt, result) => {
                 if result.is_ok() && link == self.paths[self.primary].link {
                     self.proven(attempt);
+                } else {
+                    self.asked.remove(&attempt);
                 }
                 self.client.handle_beat(attempt, result, self.there())
             }
