@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::legs::{WINDOW, dials, stopped_when_killed};
+use super::legs::{Told, WINDOW, dials, spread, stopped_when_killed};
 use super::places::{Clouded, pair};
 use super::{Row, check, isolated, record, step, tell};
 use crate::Outcome;
@@ -36,6 +36,10 @@ pub fn python(root: &Path) -> Outcome {
     rows.push(Row::of("s82_the_sdk_calls_in_its_order", order_of_calls(&python, root, &built, folder.path())?));
     rows.extend(isolated("python")?);
     rows.push(Row::of("s87_its_machine_without_sessions_is_driven", as_machine(&python, root, &built, folder.path())?));
+    rows.push(Row::of(
+        "20 dials in clear, its own machine and ours in turn",
+        compared(&python, root, &built, folder.path())?,
+    ));
     tell(root, "python", "Python SDK (unmodified)", &rows)
 }
 
@@ -198,8 +202,8 @@ fn order_of_calls(
     Ok(format!("ok, {} beats {mean:.3} s apart", beats.len()))
 }
 
-/// Our client lists, reads and drives a machine that this project did not write.
-fn as_machine(python: &Path, root: &Path, built: &Built, folder: &Path) -> Result<String, Box<dyn std::error::Error>> {
+/// A machine made of the SDK's own server classes, its commands piped, and its port.
+fn own_machine(python: &Path, root: &Path) -> Result<(Running, u16), Box<dyn std::error::Error>> {
     let port = free_port()?;
     let mut command = Command::new(python);
     command
@@ -207,7 +211,7 @@ fn as_machine(python: &Path, root: &Path, built: &Built, folder: &Path) -> Resul
         .arg(port.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    let mut machine = Running::start("the SDK's machine", &mut command)?;
+    let machine = Running::start("the SDK's machine", &mut command)?;
     let until = Instant::now() + Duration::from_secs(20);
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         if Instant::now() > until {
@@ -215,6 +219,29 @@ fn as_machine(python: &Path, root: &Path, built: &Built, folder: &Path) -> Resul
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+    Ok((machine, port))
+}
+
+/// How long the SDK's client takes to reach and list its own kind of machine and ours, in turn: both in clear and without keys, as the SDK's is.
+fn compared(python: &Path, root: &Path, built: &Built, folder: &Path) -> Told {
+    let (_theirs, port) = own_machine(python, root)?;
+    let name = format!("py-open-{}.loc1.viam.cloud", std::process::id());
+    let open = MachineOptions { open: true, ..MachineOptions::default() };
+    let ours = Machine::start(built, &folder.join("open"), &name, &open)?;
+    let mut command = Command::new(python);
+    command.arg(root.join("interop/python/dials.py")).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.args([port, ours.port].map(|port| format!("127.0.0.1:{port}")));
+    let mut running = Running::start("the SDK's client", &mut command)?;
+    let told = step(&mut running.lines()?, "compared")?;
+    running.wait(Duration::from_secs(10))?;
+    let (theirs, ours) = (spread(&told["theirs"])?, spread(&told["ours"])?);
+    let ms = |(middle, worst): (f64, f64)| format!("{:.1} ms (worst {:.1})", middle * 1e3, worst * 1e3);
+    Ok(format!("ok, median {} and {}, ratio {:.2}", ms(theirs), ms(ours), ours.0 / theirs.0))
+}
+
+/// Our client lists, reads and drives a machine that this project did not write.
+fn as_machine(python: &Path, root: &Path, built: &Built, folder: &Path) -> Result<String, Box<dyn std::error::Error>> {
+    let (mut machine, port) = own_machine(python, root)?;
     let address = format!("127.0.0.1:{port}");
     let calls: [(&str, &[&str], &str); 4] = [
         ("status", &["status", &address], "m1"),

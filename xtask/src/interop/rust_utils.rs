@@ -39,7 +39,7 @@ pub fn inside(root: &Path, built: &Built, folder: &Path) -> Result<Vec<Row>, Box
     let own = (own.as_str(), KEY_ID, KEY, lone_ca.as_path());
     let named = (machine.name.as_str(), clouded.key_id.as_str(), clouded.key.as_str(), clouded.ca.as_path());
     let calls = |lines: &mut dyn Iterator<Item = std::io::Result<String>>| {
-        let (median, worst) = spread(&step(&mut &mut *lines, "called")?)?;
+        let (median, worst) = spread(&step(&mut &mut *lines, "called")?["seconds"])?;
         Ok(format!(", 1000 calls of {:.2} ms, at most {:.0} ms", median * 1e3, worst * 1e3))
     };
     let mut rows = vec![
