@@ -136,7 +136,13 @@ impl<C: Ord + Clone> ClientSession<C> {
             return self.flush(now);
         }
         if stop.early {
-            (stop.confirmed, stop.again) = (true, None);
+            let component = stop.component.clone();
+            self.resolve_strays(link, component.as_ref());
+            // A command from before may still come over another link: that one's answer counts, or its end.
+            let astray = self.is_astray(component.as_ref());
+            if let Some(stop) = self.stops.get_mut(&call).filter(|_| !astray) {
+                (stop.confirmed, stop.again) = (true, None);
+            }
             return self.flush(now);
         }
         if stop.answered {

@@ -170,3 +170,22 @@ fn s94_what_a_copy_from_before_that_is_answered_counts_for_nothing() {
     rig.client.handle_stopped(stop, B, true, rig.now);
     assert!(rig.take().contains(&Out::StopDone(stop)));
 }
+
+/// The seed of a schedule: it is early, since a command of another component waits, and its copy on the standby came before the command it is to stop.
+#[test]
+fn s94_an_early_stop_of_a_stock_machine_waits_for_the_link_that_a_command_is_on() {
+    let mut rig = Rig::live(false);
+    rig.client.handle_link(B, LinkState::Standby, rig.now);
+    rig.client.handle_hedge(Some(B), rig.now);
+    rig.motion("m1");
+    let other = rig.client.issue("m2", Kind::Stop, rig.now);
+    rig.motion("m2");
+    let stop = rig.client.issue("m1", Kind::Stop, rig.now);
+    rig.take();
+    rig.client.handle_stopped(stop, B, true, rig.now);
+    rig.client.handle_stopped(other, A, true, rig.now);
+    rig.client.handle_stopped(other, B, true, rig.now);
+    assert!(!rig.take().contains(&Out::StopDone(stop)), "m1 may still begin to move");
+    rig.client.handle_stopped(stop, A, true, rig.now);
+    assert!(rig.take().contains(&Out::StopDone(stop)));
+}
