@@ -4,7 +4,7 @@ mod rig;
 
 use rig::{ALICE, BOB, Call, Rig, W, in_session, ms};
 use session_core::Connection;
-use session_core::registry::{Admitted, Cause, Holder, MachineOutput, Policy, Refused, Shut, Why};
+use session_core::registry::{Admitted, Cause, Holder, MachineOutput, Policy, Refused, Shut, StopFailed, Why};
 
 #[test]
 fn s16_a_lapse_stops_the_base_once_at_the_deadline() {
@@ -387,4 +387,25 @@ fn a_removed_resource_is_stopped_until_it_rests() {
     rig.pass(ms(100));
     assert_eq!(rig.stopped(), ["m1", "m1", "m1"]);
     assert_eq!(rig.seen.last(), Some(&MachineOutput::Removed("m1")));
+}
+
+/// The seed of a schedule: of two Stops of a whole, the older fails after the one that was written when the write inside had left.
+#[test]
+fn an_older_stop_that_fails_last_does_not_take_back_the_newer_ones_repetition() {
+    let mut rig = Rig::new();
+    let id = rig.session(ALICE);
+    let ticket = rig.run("base", in_session(id));
+    let slot = rig.registry.enter(ticket, &"base", rig.now).expect("an open gate");
+    rig.hanging.insert("base");
+    rig.stop_all(in_session(id));
+    rig.registry.leave(slot, rig.now);
+    rig.settle();
+    let [older, newer] = rig.hung[..] else { panic!("one more after the write") };
+    for stop in [newer, older] {
+        rig.registry.handle_stopped(stop, Err(StopFailed), rig.now);
+    }
+    rig.hanging.clear();
+    rig.clear();
+    rig.pass(ms(100));
+    assert_eq!(rig.stopped(), ["base"]);
 }

@@ -32,6 +32,8 @@ pub(super) struct Gate<R> {
 
 /// A failed Stop that will be tried again, where nothing has passed since.
 pub(super) struct Retry<R> {
+    /// The newest Stop that failed: an older one that fails after it knows less of what has passed since.
+    pub(super) of: StopId,
     pub(super) at: Instant,
     pub(super) cause: Cause,
     /// The gates it is about, each with its turn when the Stop began.

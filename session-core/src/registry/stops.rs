@@ -104,7 +104,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
             self.outputs.push_back(MachineOutput::Changed(name.clone()));
         }
         if result.is_err() {
-            self.retry_stop(&stop, now);
+            self.retry_stop(of, &stop, now);
         } else if let Some(gate) = self.gates.get_mut(&stop.resource) {
             gate.failures = 0;
         }
@@ -114,7 +114,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         self.drop_removed(&stop.resource);
     }
 
-    fn retry_stop(&mut self, stop: &Stopping<R>, now: Instant) {
+    fn retry_stop(&mut self, of: StopId, stop: &Stopping<R>, now: Instant) {
         let Some(gate) = self.gates.get_mut(&stop.resource) else {
             // Its resource was removed meanwhile, and with it the driver: nobody is left to try again.
             let (resource, cause) = (stop.resource.clone(), stop.cause);
@@ -125,7 +125,9 @@ impl<R: Ord + Clone> SessionRegistry<R> {
             return;
         }
         if let Some(pending) = &mut gate.retry {
-            (pending.cause, pending.covers) = (stop.cause, stop.covers.clone());
+            if pending.of < of {
+                (pending.of, pending.cause, pending.covers) = (of, stop.cause, stop.covers.clone());
+            }
             return;
         }
         let Some(wait) = RETRIES.get(gate.failures as usize) else {
@@ -135,7 +137,7 @@ impl<R: Ord + Clone> SessionRegistry<R> {
         };
         gate.failures += 1;
         let at = now + *wait;
-        gate.retry = Some(Retry { at, cause: stop.cause, covers: stop.covers.clone() });
+        gate.retry = Some(Retry { of, at, cause: stop.cause, covers: stop.covers.clone() });
         self.timers.insert((at, Timed::StopRetry(stop.resource.clone())));
     }
 
