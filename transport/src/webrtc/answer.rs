@@ -281,7 +281,7 @@ impl Run {
             Report::Ended(why) => {
                 self.exchange.handle_failed(Failure { code: Code::Unavailable, what: why.to_string() });
             }
-            Report::Checked => self.exchange.handle_checked(),
+            Report::Checked => self.exchange.handle_checked(Instant::now()),
             Report::Connected | Report::Secured | Report::Open(..) => {}
         }
     }

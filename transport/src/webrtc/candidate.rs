@@ -78,6 +78,12 @@ fn strip_ufrag(text: &str) -> String {
     if text.starts_with("candidate:") { text } else { format!("candidate:{text}") }
 }
 
+/// Whether a candidate is an address that nobody elsewhere reaches.
+pub(crate) fn is_loopback(text: &str) -> bool {
+    let address = text.split_whitespace().nth(4).and_then(|address| address.parse::<IpAddr>().ok());
+    address.is_some_and(|ip| ip.is_loopback())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

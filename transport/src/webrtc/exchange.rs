@@ -15,6 +15,7 @@ use machine_api::proto::rpc::webrtc::v1::{
 };
 use tonic::Code;
 
+use super::candidate::is_loopback;
 use super::options::IceServer;
 use super::sdp::{Description, Kind};
 
@@ -34,6 +35,11 @@ const HEAD_START: Duration = Duration::from_millis(3);
 /// it was told, and checks overtake the signaling service: an address that it knows from our check alone is accepted only after a whole second
 /// (Go's pion, older webrtc-rs). Where our check has to open a way for its own, it is later by this; its own are repeated every 200 ms.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// Our addresses on loopback, where there are others, are told to an existing caller so long after its first check, one by one. Those that are built with pion
+/// or webrtc-rs choose a pair that has answered them only at their next round of checks, 200 ms later, unless our own check comes over the pair that they
+/// take for the best, answered or not. That is often one which never answers: our loopback's with theirs, or theirs, from which they check us too. A candidate
+/// that is new to them begins a round: by then they have our answer, which left before it; and if the first one overtook that, the second does not.
+const NUDGES: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(10)];
 /// The longest text of an error that is passed on, in characters.
 const MAX_ERROR: usize = 300;
 
@@ -280,6 +286,9 @@ pub struct Answerer {
     uuid: Option<String>,
     /// Candidates of ours that are not to be sent yet.
     held: Vec<String>,
+    /// Those that are told last, and when the next of them is due once the caller has checked us.
+    last: VecDeque<String>,
+    nudge: Option<Instant>,
     /// Candidates of the peer's that are not to be used yet.
     held_remote: Vec<String>,
     answered: bool,
@@ -399,7 +408,8 @@ impl Answerer {
     }
 
     /// The caller has checked a candidate of ours: it knows us.
-    pub fn handle_checked(&mut self) {
+    pub fn handle_checked(&mut self, now: Instant) {
+        self.nudge = Some(now + NUDGES[0]).filter(|_| !self.last.is_empty());
         if self.checked_from.take().is_some() {
             self.use_remote();
         }
@@ -410,15 +420,33 @@ impl Answerer {
         !self.answered || self.released.is_some()
     }
 
+    /// What is told last is kept back, if it may be.
+    fn keep_last(&mut self) {
+        if self.patient && self.checked_from.is_some() && !self.held.iter().all(|text| is_loopback(text)) {
+            self.last.extend(self.held.extract_if(.., |text| is_loopback(text)));
+        }
+    }
+
     /// What is due of either side's candidates.
     fn release(&mut self, now: Instant) {
+        if self.over {
+            return;
+        }
         self.released.take_if(|at| now >= *at);
         if !self.holds() {
+            self.keep_last();
             for text in std::mem::take(&mut self.held) {
                 self.send_candidate(&text);
             }
         }
+        if self.nudge.take_if(|at| now >= *at).is_some() {
+            let next = self.last.pop_front();
+            next.into_iter().for_each(|text| self.send_candidate(&text));
+            self.nudge = Some(now + NUDGES[1]).filter(|_| !self.last.is_empty());
+        }
         if self.checked_from.take_if(|at| now >= *at).is_some() {
+            // It has not found us by the others.
+            std::mem::take(&mut self.last).iter().for_each(|text| self.send_candidate(text));
             self.use_remote();
         }
         self.finish_if_complete();
@@ -471,7 +499,7 @@ impl Answerer {
 
     /// When [`Answerer::handle_timeout`] is due; `None` while no offer has come.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.deadline.into_iter().chain(self.released).chain(self.checked_from).min()
+        self.deadline.into_iter().chain(self.released).chain(self.nudge).chain(self.checked_from).min()
     }
 
     /// Time has passed.
@@ -491,7 +519,8 @@ impl Answerer {
 
     /// Both sides have told everything: what is left happens between the peers.
     fn finish_if_complete(&mut self) {
-        if self.gathered && self.caller_done && !self.holds() && self.checked_from.is_none() {
+        let waits = self.holds() || !self.last.is_empty();
+        if self.gathered && self.caller_done && !waits && self.checked_from.is_none() {
             self.finish();
         }
     }

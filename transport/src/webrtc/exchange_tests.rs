@@ -152,7 +152,7 @@ fn an_answerer_sends_its_answer_first_and_done_once() {
     whole.complete = true;
     answerer.handle_answer(whole, now);
     assert_eq!(answered(&mut answerer), ["init", "candidate"]);
-    answerer.handle_checked();
+    answerer.handle_checked(now);
     answerer.handle_request(told(), wall, now);
     answerer.handle_request(request("a", answer_request::Stage::Done(AnswerRequestDoneStage {})), wall, now);
     answerer.handle_open();
@@ -219,7 +219,7 @@ fn an_existing_caller_is_checked_once_it_has_checked_us_and_one_of_ours_as_soon_
     assert_eq!((in_offer, in_answer, said), (0, 0, vec![]));
     answerer.handle_timeout(now + HEAD_START);
     assert_eq!(answered(&mut answerer), ["candidate"]);
-    answerer.handle_checked();
+    answerer.handle_checked(now);
     assert_eq!(answered(&mut answerer), ["remote", "remote"]);
     answerer.handle_request(told(), wall, now);
     assert_eq!(answered(&mut answerer), ["remote"]);
@@ -229,6 +229,53 @@ fn an_existing_caller_is_checked_once_it_has_checked_us_and_one_of_ours_as_soon_
     assert_eq!((in_offer, in_answer, said), (1, 1, vec!["remote"]));
     answerer.handle_timeout(now + HEAD_START);
     assert_eq!(answered(&mut answerer), [""; 0]);
+}
+
+#[test]
+fn loopback_is_told_last_to_an_existing_caller_once_it_has_checked_us() {
+    let other = "candidate:2 1 udp 1 ::1 4000 typ host";
+    let loopback = "candidate:3 1 udp 1 127.0.0.1 4000 typ host";
+    let begun = |candidates: &[&str]| {
+        let (mut answerer, now, _) = answerer();
+        let mut answer = answer();
+        answer.candidates.extend(candidates.iter().map(|text| (*text).to_owned()));
+        answerer.handle_answer(answer, now);
+        answerer.handle_gathered();
+        answerer.handle_timeout(now + HEAD_START);
+        (answerer, now + HEAD_START)
+    };
+    let next = |answerer: &mut Answerer| {
+        let due = answerer.poll_timeout().expect("something waits");
+        answerer.handle_timeout(due - Duration::from_nanos(1));
+        assert!(answered(answerer).is_empty());
+        answerer.handle_timeout(due);
+        (due, answered(answerer))
+    };
+    let (mut checked, seen) = begun(&[other, LINE, loopback]);
+    assert_eq!(answered(&mut checked), ["init", "candidate"]);
+    checked.handle_request(
+        request("a", answer_request::Stage::Done(AnswerRequestDoneStage {})),
+        SystemTime::now(),
+        seen,
+    );
+    checked.handle_checked(seen);
+    assert!(answered(&mut checked).is_empty(), "neither early nor done");
+    assert_eq!(next(&mut checked), (seen + NUDGES[0], vec!["candidate"]));
+    assert_eq!(next(&mut checked), (seen + NUDGES[0] + NUDGES[1], vec!["candidate", "done"]));
+
+    // One that does not find us by the others gets them all, and one that can only find us there at once.
+    let (mut lost, seen) = begun(&[other, LINE, loopback]);
+    assert_eq!(answered(&mut lost), ["init", "candidate"]);
+    assert_eq!(next(&mut lost), (seen + PATIENCE, vec!["candidate", "candidate"]));
+    let (mut alone, _) = begun(&[other, loopback]);
+    assert_eq!(answered(&mut alone), ["init", "candidate", "candidate"]);
+
+    // Nobody needs them any more.
+    let (mut open, seen) = begun(&[LINE, loopback]);
+    open.handle_checked(seen);
+    open.handle_open();
+    open.handle_timeout(seen + PATIENCE);
+    assert_eq!(answered(&mut open), ["init", "candidate", "done"]);
 }
 
 #[test]
