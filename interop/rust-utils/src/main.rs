@@ -1,10 +1,11 @@
 //! The published `viam-rust-utils`, unmodified, drives our machine.
 //!
-//! Usage: rust-utils-client ADDRESS KEY_ID KEY LEG [direct]
+//! Usage: rust-utils-client ADDRESS KEY_ID KEY LEG [direct|named]
 //!
 //! Legs: `drive` lists the resources, moves the base for a second and stops it, and then calls a thousand times; `dials` connects
-//! twenty times, one after another, until a call is answered; `hold` sets the base in motion and then waits until it is killed. With
-//! `direct` it uses no WebRTC. Every step is a JSON line on standard output.
+//! twenty times, one after another, until a call is answered; `told` does so for each address that is a line of standard input; `hold`
+//! sets the base in motion and then waits until it is killed. With `direct` it uses no WebRTC; with `named` it looks for the
+//! address by mDNS. Every step is a JSON line on standard output.
 
 use std::future::Future;
 use std::time::{Duration, Instant, SystemTime};
@@ -136,20 +137,50 @@ async fn dials<F: Future<Output = Result<ViamChannel>>>(dial: impl Fn() -> F) ->
     Ok(())
 }
 
+/// How long a dial may take before it counts as failed.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+/// One with a call for each address that it is told of. One that fails is told, and does not end the others.
+async fn told<F: Future<Output = Result<ViamChannel>>>(dial: impl Fn(String) -> F) -> Result<()> {
+    for address in std::io::stdin().lines() {
+        let started = Instant::now();
+        let dialed = async {
+            let channel = dial(address?).await?;
+            ensure!(!names(&channel).await?.is_empty(), "it lists nothing");
+            anyhow::Ok((started.elapsed().as_secs_f64(), channel))
+        };
+        match tokio::time::timeout(PATIENCE, dialed).await.unwrap_or_else(|late| Err(late.into())) {
+            Ok((seconds, channel)) => {
+                if let ViamChannel::WebRTC(channel) = channel {
+                    channel.close().await;
+                }
+                say("dialed", json!({ "seconds": seconds }));
+            }
+            Err(error) => say("dialed", json!({ "error": format!("{error:#}") })),
+        }
+    }
+    Ok(())
+}
+
 async fn run(arguments: &[String]) -> Result<()> {
     let [address, id, key, leg, how @ ..] = arguments else { anyhow::bail!("see the top of main.rs") };
-    let direct = how == ["direct"];
-    let dial = || async {
+    let (direct, named) = (how == ["direct"], how == ["named"]);
+    let dial_to = |address: String| async move {
         let credentials = RPCCredentials::new(Some(id.clone()), "api-key".into(), key.clone());
-        let options = DialOptions::builder().uri(address).with_credentials(credentials).disable_mdns();
+        let options = DialOptions::builder().uri(&address).with_credentials(credentials);
+        let options = if named { options } else { options.disable_mdns() };
         let options = if direct { options.disable_webrtc() } else { options };
         let channel = options.connect().await?;
-        // Where WebRTC fails it goes on without.
-        ensure!(direct != matches!(channel, ViamChannel::WebRTC(_)), "it did not connect as it was told to");
+        // Where WebRTC fails it goes on without. Where mDNS found the address it uses none.
+        ensure!(named || direct != matches!(channel, ViamChannel::WebRTC(_)), "it did not connect as it was told to");
         Ok(channel)
     };
+    let dial = || dial_to(address.clone());
     if leg == "dials" {
         return dials(dial).await;
+    }
+    if leg == "told" {
+        return told(dial_to).await;
     }
     let started = Instant::now();
     let channel = dial().await?;

@@ -6,19 +6,50 @@ use std::process::{Command, Stdio};
 
 use super::legs::{WINDOW, drive_webrtc, stopped_when_killed};
 use super::places::Clouded;
-use super::{Row, check, isolated, record, tell};
+use super::{Row, check, isolated, python, record, rust_utils, tell};
 use crate::Outcome;
 use crate::processes::{Built, KEY, KEY_ID, Machine, MachineOptions};
 
-/// The client by `host:port`, by name on the local network and through a cloud, and stopped when it is killed; both servers as machines of our client's.
+/// The client by `host:port`, by name on the local network and through a cloud, and stopped when it is killed; both servers as machines of our client's;
+/// and how long published clients take to dial the machine server and ours.
 pub fn go(root: &Path) -> Outcome {
     let _ = fs::remove_file(record(root, "go"));
     program(root)?;
     machine_program(root)?;
     echo_program(root)?;
     Built::build(root)?;
-    let rows = [isolated("go")?, isolated("go-machine")?, isolated("go-echo")?].concat();
+    // The other clients that dial the machine server and ours in turn. A row tells where one of them cannot be had.
+    let others = [rust_utils::program(root).err(), python::environment(root).err()];
+    others.iter().flatten().for_each(|why| println!("not to be had: {why}"));
+    let rows = [isolated("go")?, isolated("go-machine")?, isolated("go-echo")?, isolated("in-turn")?].concat();
     tell(root, "go", "Go client, machine and echo server (unmodified)", &rows)
+}
+
+/// The client alone, as a client of our machine, where there is a Go that can build it; a line where there is none.
+pub fn go_client(root: &Path) -> Outcome {
+    let _ = fs::remove_file(record(root, "go-client"));
+    if let Err(why) = builds(root) {
+        println!("not run: {why}");
+        return Ok(());
+    }
+    program(root)?;
+    Built::build(root)?;
+    tell(root, "go-client", "Go client (unmodified)", &isolated("go")?)
+}
+
+/// Whether the installed Go, or one that it fetches for our module, is new enough for it. What distributions package often is not.
+fn builds(root: &Path) -> Outcome {
+    let module = root.join("interop/go");
+    let text = fs::read_to_string(module.join("go.mod"))?;
+    let wanted = text.lines().find_map(|line| line.strip_prefix("go ")).ok_or("go.mod names no version")?;
+    let output = Command::new("go").args(["env", "GOVERSION"]).current_dir(module).output();
+    let output = output.map_err(|e| format!("Go {wanted} or later is needed: {e}"))?;
+    let found = String::from_utf8_lossy(&output.stdout).trim().trim_start_matches("go").to_owned();
+    let numbers = |version: &str| version.split('.').map_while(|n| n.parse::<u32>().ok()).take(2).collect::<Vec<_>>();
+    if output.status.success() && numbers(&found) >= numbers(wanted) {
+        return Ok(());
+    }
+    Err(format!("Go {wanted} or later is needed, not {found:?} {}", String::from_utf8_lossy(&output.stderr)).into())
 }
 
 /// The same in namespaces of its own.
@@ -56,7 +87,7 @@ pub fn inside(root: &Path, built: &Built, folder: &Path) -> Result<Vec<Row>, Box
 }
 
 /// The client's driver.
-fn program(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+pub fn program(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
     build(root, "go-client", ".")
 }
 

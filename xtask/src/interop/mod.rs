@@ -4,6 +4,7 @@ mod browser;
 mod go;
 mod go_echo;
 mod go_machine;
+mod in_turn;
 mod legs;
 mod one_cable;
 mod places;
@@ -24,7 +25,7 @@ use crate::lab;
 use crate::processes::Built;
 
 pub use browser::browser;
-pub use go::{go, openloop_program as go_openloop};
+pub use go::{go, go_client, openloop_program as go_openloop};
 pub use python::{environment as python_environment, python};
 pub use rust_utils::rust_utils;
 
@@ -33,11 +34,14 @@ pub use rust_utils::rust_utils;
 struct Row {
     row: String,
     result: String,
+    /// What the result tells, as numbers, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    figures: BTreeMap<String, f64>,
 }
 
 impl Row {
     fn of(row: &str, result: String) -> Self {
-        Self { row: row.to_owned(), result }
+        Self { row: row.to_owned(), result, figures: BTreeMap::new() }
     }
 }
 
@@ -58,7 +62,7 @@ pub fn recorded(root: &Path) -> Result<BTreeMap<String, bool>, Box<dyn std::erro
 /// Prints a table and leaves it as JSON.
 fn tell(root: &Path, peer: &str, title: &str, rows: &[Row]) -> Outcome {
     println!("{title:<50} result");
-    for Row { row, result } in rows {
+    for Row { row, result, .. } in rows {
         println!("{row:<50} {result}");
     }
     fs::write(record(root, peer), serde_json::to_vec_pretty(rows)?)?;
@@ -93,6 +97,7 @@ pub fn inside(root: &Path, peer: &str, folder: &Path) -> Outcome {
             "browser" => browser::inside(root, &built, folder),
             "go" => go::inside(root, &built, folder),
             "go-echo" => go_echo::inside(root, &built, folder),
+            "in-turn" => in_turn::inside(root, &built, folder),
             "go-machine" => go_machine::inside(root, &built, folder),
             "python" => python::inside(root, &built, folder),
             "rust-utils" => rust_utils::inside(root, &built, folder),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::legs::{Told, WINDOW, dials, spread, stopped_when_killed};
+use super::legs::{Told, WINDOW, dials, spread, stopped_when_killed, times};
 use super::places::{Clouded, pair};
 use super::{Row, check, isolated, record, step, tell};
 use crate::Outcome;
@@ -117,6 +117,13 @@ pub fn environment(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
         fs::write(&marker, wanted)?;
     }
     Ok(folder.join("bin/python"))
+}
+
+/// The SDK's client, before its arguments.
+pub fn client_program(root: &Path) -> Result<Command, Box<dyn std::error::Error>> {
+    let mut command = Command::new(environment(root)?);
+    command.arg(root.join("interop/python/client.py"));
+    Ok(command)
 }
 
 /// The SDK's client as a process, its steps piped.
@@ -234,7 +241,7 @@ fn compared(python: &Path, root: &Path, built: &Built, folder: &Path) -> Told {
     let mut running = Running::start("the SDK's client", &mut command)?;
     let told = step(&mut running.lines()?, "compared")?;
     running.wait(Duration::from_secs(10))?;
-    let (theirs, ours) = (spread(&told["theirs"])?, spread(&told["ours"])?);
+    let (theirs, ours) = (spread(&times(&told["theirs"]))?, spread(&times(&told["ours"]))?);
     let ms = |(middle, worst): (f64, f64)| format!("{:.1} ms (worst {:.1})", middle * 1e3, worst * 1e3);
     Ok(format!("ok, median {} and {}, ratio {:.2}", ms(theirs), ms(ours), ours.0 / theirs.0))
 }

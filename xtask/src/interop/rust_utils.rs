@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::legs::{dials, drive, drive_webrtc, spread, stopped_when_killed};
+use super::legs::{dials, drive, drive_webrtc, spread, stopped_when_killed, times};
 use super::places::Clouded;
 use super::{Row, check, isolated, record, step, tell};
 use crate::Outcome;
@@ -39,7 +39,7 @@ pub fn inside(root: &Path, built: &Built, folder: &Path) -> Result<Vec<Row>, Box
     let own = (own.as_str(), KEY_ID, KEY, lone_ca.as_path());
     let named = (machine.name.as_str(), clouded.key_id.as_str(), clouded.key.as_str(), clouded.ca.as_path());
     let calls = |lines: &mut dyn Iterator<Item = std::io::Result<String>>| {
-        let (median, worst) = spread(&step(&mut &mut *lines, "called")?["seconds"])?;
+        let (median, worst) = spread(&times(&step(&mut &mut *lines, "called")?["seconds"]))?;
         Ok(format!(", 1000 calls of {:.2} ms, at most {:.0} ms", median * 1e3, worst * 1e3))
     };
     let mut rows = vec![
@@ -66,7 +66,7 @@ pub fn inside(root: &Path, built: &Built, folder: &Path) -> Result<Vec<Row>, Box
 }
 
 /// The client's program, built below `target/`.
-fn program(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+pub fn program(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let target = root.join("target/interop/rust-utils");
     let mut command = Command::new(env!("CARGO"));
     command.args(["build", "--quiet", "--release", "--locked", "--target-dir"]).arg(&target);

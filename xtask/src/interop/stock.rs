@@ -10,6 +10,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose,
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::Outcome;
@@ -27,7 +28,7 @@ const BOOT: Duration = Duration::from_secs(30);
 
 /// A running one: a base on two wheels, whose motors tell whether they turn.
 pub struct Stock {
-    _process: Running,
+    process: Running,
     host: Host,
     folder: PathBuf,
 }
@@ -35,17 +36,27 @@ pub struct Stock {
 impl Stock {
     /// Boots it on `host`, which has its LAN's address already, and waits until it serves.
     pub fn start(program: &Path, host: &Host, folder: &Path) -> Result<Self, Box<dyn std::error::Error>> {
+        Self::start_as(LOCAL_NAME, program, host, folder)
+    }
+
+    /// With another name for its local network. By that name and its port it can be asked for signaling.
+    pub fn start_as(
+        local: &str,
+        program: &Path,
+        host: &Host,
+        folder: &Path,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         fs::create_dir_all(folder.join("home/.viam"))?;
         let cloud = json!({ "id": PART, "secret": "of nobody", "app_address": "https://127.0.0.1:9" });
         fs::write(folder.join("config.json"), serde_json::to_vec(&json!({ "cloud": cloud }))?)?;
         let kept = folder.join(format!("home/.viam/cached_cloud_config_{PART}.json"));
-        fs::write(kept, serde_json::to_vec(&known(cloud, folder)?)?)?;
+        fs::write(kept, serde_json::to_vec(&known(cloud, local, folder)?)?)?;
         let log = File::create(folder.join("machine.log"))?;
         let mut command = Command::new(program);
         command.arg("-config").arg(folder.join("config.json")).env("HOME", folder.join("home"));
         command.current_dir(folder).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let process = host.start("the published machine server", &mut command)?;
-        let stock = Self { _process: process, host: host.clone(), folder: folder.to_path_buf() };
+        let stock = Self { process, host: host.clone(), folder: folder.to_path_buf() };
         let until = Instant::now() + BOOT;
         while !stock.log().contains("\tserving\t") {
             if Instant::now() > until {
@@ -54,6 +65,11 @@ impl Stock {
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(stock)
+    }
+
+    /// Stops all of its threads where they are, or lets them go on.
+    pub fn stand_still(&self, still: bool) -> Outcome {
+        self.process.signal(if still { Signal::STOP } else { Signal::CONT })
     }
 
     fn log(&self) -> String {
@@ -102,12 +118,12 @@ impl Stock {
 }
 
 /// What it kept of its cloud's answers. Leaves the certificate to trust in `folder`.
-fn known(mut cloud: Value, folder: &Path) -> Result<Value, Box<dyn std::error::Error>> {
-    let (chain, key, ca) = certificate(&[NAME, LOCAL_NAME])?;
+fn known(mut cloud: Value, local: &str, folder: &Path) -> Result<Value, Box<dyn std::error::Error>> {
+    let (chain, key, ca) = certificate(&[NAME, local])?;
     fs::write(folder.join("ca.pem"), ca)?;
     let more = json!({
         "location_secret": "of nobody", "location_secrets": [{ "id": "1", "secret": "of nobody" }], "location_id": "loc1",
-        "primary_org_id": "lifeline", "machine_id": "stock", "fqdn": NAME, "local_fqdn": LOCAL_NAME,
+        "primary_org_id": "lifeline", "machine_id": "stock", "fqdn": NAME, "local_fqdn": local,
         "signaling_address": "127.0.0.1:9", "tls_certificate": chain, "tls_private_key": key,
     });
     for (name, value) in more.as_object().into_iter().flatten() {
