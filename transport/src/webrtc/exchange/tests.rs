@@ -1,9 +1,14 @@
-use super::*;
-use crate::webrtc::sdp::Setup;
+use std::time::{Duration, Instant, SystemTime};
+
 use machine_api::proto::rpc::webrtc::v1::{
-    AnswerRequestDoneStage, AnswerRequestErrorStage, AnswerRequestHeartbeatStage, AnswerRequestInitStage,
-    AnswerRequestUpdateStage, CallResponseInitStage, CallResponseUpdateStage,
+    AnswerRequest, AnswerRequestDoneStage, AnswerRequestErrorStage, AnswerRequestHeartbeatStage,
+    AnswerRequestInitStage, AnswerRequestUpdateStage, AnswerResponse, CallResponse, CallResponseInitStage,
+    CallResponseUpdateStage, answer_request, answer_response, call_response, call_update_request,
 };
+
+use super::answerer::{EARLIEST, HEAD_START, LATEST, NUDGES, OFFER_LIFE, PATIENCE};
+use super::*;
+use crate::webrtc::sdp::{Description, Kind, Setup};
 
 const LINE: &str = "candidate:1 1 udp 1 192.0.2.1 4000 typ host";
 

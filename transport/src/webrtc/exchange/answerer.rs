@@ -1,250 +1,38 @@
-//! The order of an exchange of descriptions and candidates through a signaling service, both halves. Pure.
-//!
-//! Each half says `done` or `error` at most once. The caller holds its candidates back until the answer tells the exchange's
-//! number; the answerer sends its answer first, and lets the caller's agent begin before either side's candidates are told. It ends when the channel
-//! opens: what is found later, ends of ours tell each other there.
+//! The answerer's half.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};
 
-use machine_api::google::rpc::Status as RpcStatus;
 use machine_api::proto::rpc::webrtc::v1::{
     AnswerRequest, AnswerResponse, AnswerResponseDoneStage, AnswerResponseErrorStage, AnswerResponseInitStage,
-    AnswerResponseUpdateStage, CallResponse, CallUpdateRequest, IceCandidate, answer_request, answer_response,
-    call_response, call_update_request,
+    AnswerResponseUpdateStage, answer_request, answer_response,
 };
 use tonic::Code;
 
-use super::candidate::is_loopback;
-use super::options::IceServer;
-use super::sdp::{Description, Kind};
+use super::{Failure, MAX_CANDIDATES, candidate};
+use crate::webrtc::candidate::is_loopback;
+use crate::webrtc::options::IceServer;
+use crate::webrtc::sdp::{Description, Kind};
 
-/// Candidates of one side that are passed on.
-const MAX_CANDIDATES: usize = 64;
 /// An offer's life where it names none, as existing services have it.
-const OFFER_LIFE: Duration = Duration::from_secs(10);
+pub(super) const OFFER_LIFE: Duration = Duration::from_secs(10);
 /// A deadline is never taken to be sooner: clocks differ.
-const EARLIEST: Duration = Duration::from_secs(5);
+pub(super) const EARLIEST: Duration = Duration::from_secs(5);
 /// Nor later: what an answerer does for one offer is bounded.
-const LATEST: Duration = Duration::from_secs(30);
+pub(super) const LATEST: Duration = Duration::from_secs(30);
 /// How long candidates wait behind an answer that does not hold them. webrtc-rs (below the published Python SDK) begins its checks
 /// with the answer and tells the rest of itself of that by another task: where a check succeeds before that task has had its turn, within
 /// some 1.5 ms on one host, it gives up DTLS with "ICE connection not started", and its user waits for the 20 s of a dial.
-const HEAD_START: Duration = Duration::from_millis(3);
+pub(super) const HEAD_START: Duration = Duration::from_millis(3);
 /// How much longer an existing caller's candidates are left alone, unless it checks ours before. Its first sight of us has to be a candidate that
 /// it was told, and checks overtake the signaling service: an address that it knows from our check alone is accepted only after a whole second
 /// (Go's pion, older webrtc-rs). Where our check has to open a way for its own, it is later by this; its own are repeated every 200 ms.
-const PATIENCE: Duration = Duration::from_millis(100);
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 /// Our addresses on loopback, where there are others, are told to an existing caller so long after its first check, one by one. Those that are built with pion
 /// or webrtc-rs choose a pair that has answered them only at their next round of checks, 200 ms later, unless our own check comes over the pair that they
 /// take for the best, answered or not. That is often one which never answers: our loopback's with theirs, or theirs, from which they check us too. A candidate
 /// that is new to them begins a round: by then they have our answer, which left before it; and if the first one overtook that, the second does not.
-const NUDGES: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(10)];
-/// The longest text of an error that is passed on, in characters.
-const MAX_ERROR: usize = 300;
-
-/// Why an exchange failed.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Failure {
-    /// As gRPC has it.
-    pub code: Code,
-    /// What happened.
-    pub what: String,
-}
-
-impl Failure {
-    fn new(code: Code, what: impl Into<String>) -> Self {
-        Self { code, what: what.into().chars().take(MAX_ERROR).collect() }
-    }
-
-    fn status(&self) -> RpcStatus {
-        RpcStatus { code: self.code as i32, message: self.what.clone(), details: Vec::new() }
-    }
-}
-
-fn candidate(text: &str) -> IceCandidate {
-    IceCandidate {
-        candidate: text.to_owned(),
-        sdp_mid: Some("0".into()),
-        sdpm_line_index: Some(0),
-        username_fragment: None,
-    }
-}
-
-/// What the caller's half wants done.
-#[derive(Clone, PartialEq, Debug)]
-pub enum CallerOutput {
-    /// The peer's answer.
-    Answer(Box<Description>),
-    /// A candidate of the peer's.
-    Remote(String),
-    /// To be sent; `done` and errors only after all candidates before them.
-    Update(CallUpdateRequest),
-    /// Nothing more will come of it.
-    Failed(Failure),
-}
-
-/// The caller's half of an exchange.
-#[derive(Debug)]
-pub struct Caller {
-    uuid: Option<String>,
-    held: Vec<String>,
-    candidates: usize,
-    remote: usize,
-    /// `done` or an error was sent, or the exchange has failed.
-    over: bool,
-    gathered: bool,
-    deadline: Instant,
-    outputs: VecDeque<CallerOutput>,
-}
-
-impl Caller {
-    /// An exchange whose offer is on its way; it has until `deadline`.
-    pub fn new(deadline: Instant) -> Self {
-        Self {
-            uuid: None,
-            held: Vec::new(),
-            candidates: 0,
-            remote: 0,
-            over: false,
-            gathered: false,
-            deadline,
-            outputs: VecDeque::new(),
-        }
-    }
-
-    /// A candidate of ours. Those in the offer are not to be repeated here.
-    pub fn handle_candidate(&mut self, text: &str) {
-        if self.over || self.candidates == MAX_CANDIDATES {
-            return;
-        }
-        self.candidates += 1;
-        match &self.uuid {
-            Some(_) => self.update(call_update_request::Update::Candidate(candidate(text))),
-            None => self.held.push(text.to_owned()),
-        }
-    }
-
-    /// No more of ours follow.
-    pub fn handle_gathered(&mut self) {
-        self.gathered = true;
-        self.finish_if_gathered();
-    }
-
-    /// The channel is open: the exchange has served its purpose.
-    pub fn handle_open(&mut self) {
-        if !self.over && self.uuid.is_some() {
-            self.over = true;
-            self.update(call_update_request::Update::Done(true));
-        }
-    }
-
-    /// The connection has failed on our side.
-    pub fn handle_failed(&mut self, failure: Failure) {
-        self.fail(failure);
-    }
-
-    /// What the service sent.
-    pub fn handle_response(&mut self, response: CallResponse, now: Instant) {
-        if self.expired(now) {
-            return;
-        }
-        match (response.stage, &self.uuid) {
-            (Some(call_response::Stage::Init(init)), None) => match Description::decode(&init.sdp) {
-                Ok(answer) if answer.kind == Kind::Answer => {
-                    self.uuid = Some(response.uuid);
-                    self.outputs.push_back(CallerOutput::Answer(Box::new(answer)));
-                    for text in std::mem::take(&mut self.held) {
-                        self.update(call_update_request::Update::Candidate(candidate(&text)));
-                    }
-                    self.finish_if_gathered();
-                }
-                Ok(_) => self.fail(Failure::new(Code::Internal, "the machine answered the offer with an offer")),
-                Err(e) => self.fail(Failure::new(Code::Internal, format!("the machine's answer cannot be used: {e}"))),
-            },
-            (Some(call_response::Stage::Init(_)), Some(_)) => {
-                self.fail(Failure::new(Code::Internal, "the signaling service sent two answers"));
-            }
-            (Some(call_response::Stage::Update(_)), None) => {
-                self.fail(Failure::new(Code::Internal, "the signaling service sent a candidate before the answer"));
-            }
-            (Some(call_response::Stage::Update(_)), Some(uuid)) if *uuid != response.uuid => {
-                self.fail(Failure::new(Code::Internal, "the signaling service mixed up two exchanges"));
-            }
-            (Some(call_response::Stage::Update(update)), Some(_)) => {
-                if let Some(candidate) = update.candidate
-                    && self.remote < MAX_CANDIDATES
-                {
-                    self.remote += 1;
-                    self.outputs.push_back(CallerOutput::Remote(candidate.candidate));
-                }
-            }
-            // A stage of later protocols.
-            (None, _) => {}
-        }
-    }
-
-    /// The service ended the call: in order once the answerer is done, else with an error.
-    pub fn handle_end(&mut self, error: Option<Failure>) {
-        match error {
-            Some(failure) => self.fail(failure),
-            None if self.uuid.is_none() => {
-                self.fail(Failure::new(Code::Unavailable, "the signaling service ended the call without an answer"));
-            }
-            None => {}
-        }
-    }
-
-    /// What to do.
-    pub fn poll_output(&mut self) -> Option<CallerOutput> {
-        self.outputs.pop_front()
-    }
-
-    /// When [`Caller::handle_timeout`] is due.
-    pub fn poll_timeout(&self) -> Instant {
-        self.deadline
-    }
-
-    /// Time has passed.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        self.expired(now);
-    }
-
-    fn expired(&mut self, now: Instant) -> bool {
-        if now < self.deadline {
-            return false;
-        }
-        let what = if self.uuid.is_some() {
-            "the machine answered, but no path to it was found in time; a firewall between may let no UDP through"
-        } else {
-            "the machine did not answer in time; is it running, and can it reach the signaling service?"
-        };
-        self.fail(Failure::new(Code::DeadlineExceeded, what));
-        true
-    }
-
-    fn finish_if_gathered(&mut self) {
-        if self.gathered && !self.over && self.uuid.is_some() {
-            self.over = true;
-            self.update(call_update_request::Update::Done(true));
-        }
-    }
-
-    fn fail(&mut self, failure: Failure) {
-        if !std::mem::replace(&mut self.over, true) && self.uuid.is_some() {
-            self.update(call_update_request::Update::Error(failure.status()));
-        }
-        if !self.outputs.iter().any(|o| matches!(o, CallerOutput::Failed(_))) {
-            self.outputs.push_back(CallerOutput::Failed(failure));
-        }
-    }
-
-    fn update(&mut self, update: call_update_request::Update) {
-        let uuid = self.uuid.clone().unwrap_or_default();
-        self.outputs.push_back(CallerOutput::Update(CallUpdateRequest { uuid, update: Some(update) }));
-    }
-}
-
+pub(super) const NUDGES: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(10)];
 /// Who calls, as the signaling service authenticated them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CallerIdentity {
@@ -551,7 +339,3 @@ impl Answerer {
         self.outputs.push_back(AnswererOutput::Send(AnswerResponse { uuid, stage: Some(stage) }));
     }
 }
-
-#[cfg(test)]
-#[path = "exchange_tests.rs"]
-mod tests;
