@@ -25,8 +25,10 @@ const EXPECTED: usize = 16 << 10;
 pub(crate) struct Gate {
     unacknowledged: usize,
     last_message: usize,
-    /// Of the running sample.
+    /// Of the running sample: what was acknowledged, and the time in which something was out, up to `since`. A fast path acknowledges each message
+    /// before the next is written: a sample that began anew then would never be full, and its rate never known.
     acknowledged: usize,
+    busy: Duration,
     since: Instant,
     /// Bytes per second, of full samples, newest last.
     rates: VecDeque<f64>,
@@ -41,6 +43,7 @@ impl Gate {
             unacknowledged: 0,
             last_message: 0,
             acknowledged: 0,
+            busy: Duration::ZERO,
             since: now,
             rates: VecDeque::with_capacity(SAMPLES),
             best: [None; 2],
@@ -61,7 +64,6 @@ impl Gate {
     pub fn handle_written(&mut self, bytes: usize, now: Instant) {
         if self.unacknowledged == 0 {
             // Nothing was out: the time that passed tells nothing of the path.
-            self.acknowledged = 0;
             self.since = now;
         }
         self.unacknowledged += bytes;
@@ -71,11 +73,14 @@ impl Gate {
     /// So much is unacknowledged now; returns what has been acknowledged since the last time.
     pub fn handle_unacknowledged(&mut self, bytes: usize, now: Instant) -> usize {
         let news = self.unacknowledged.saturating_sub(bytes);
+        if self.unacknowledged > 0 {
+            self.busy += now.saturating_duration_since(self.since);
+            self.since = now;
+        }
         self.unacknowledged = bytes;
         self.acknowledged += news;
-        let took = now.saturating_duration_since(self.since);
-        if took >= SAMPLE.max(self.rtt()) {
-            let rate = self.acknowledged as f64 / took.as_secs_f64();
+        if self.busy >= SAMPLE.max(self.rtt()) {
+            let rate = self.acknowledged as f64 / self.busy.as_secs_f64();
             // While little is out the path is not full, and a low rate is the program's, not the path's.
             if bytes >= FLOOR / 2 || rate > self.rate() {
                 if self.rates.len() == SAMPLES {
@@ -83,8 +88,7 @@ impl Gate {
                 }
                 self.rates.push_back(rate);
             }
-            self.acknowledged = 0;
-            self.since = now;
+            (self.acknowledged, self.busy) = (0, Duration::ZERO);
         }
         news
     }
@@ -157,6 +161,23 @@ mod tests {
         let (queue, used) = run(10_000_000.0, Duration::from_millis(40), 16 << 10);
         assert!(used > 0.9, "{used}");
         assert!(queue <= Duration::from_millis(100), "{queue:?}");
+    }
+
+    #[test]
+    fn a_path_that_acknowledges_each_message_before_the_next_is_known_to_be_fast() {
+        let start = Instant::now();
+        let (mut now, mut gate) = (start, Gate::new(start));
+        gate.handle_rtt(Duration::from_micros(100), start);
+        for _ in 0..1_000 {
+            gate.handle_written(16 << 10, now);
+            now += Duration::from_micros(100);
+            gate.handle_unacknowledged(0, now);
+            // The program takes its time.
+            now += Duration::from_millis(1);
+        }
+        let (rate, known) = (f64::from(16 << 10) / 100e-6, gate.rate());
+        assert!((rate - known).abs() < rate / 100.0, "{known}");
+        assert!(gate.longest() >= 65_000, "{}", gate.longest());
     }
 
     #[test]
