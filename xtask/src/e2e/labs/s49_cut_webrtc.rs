@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::super::Stage;
 use super::by_cloud;
+use super::driver::Driver;
 use super::places::{PORT, WINDOW, within};
 use super::town::{Layout, Town};
 use super::truth;
@@ -70,24 +71,11 @@ pub fn moves_to_another_pair(stage: &Stage) -> Outcome {
         .ok_or_else(|| format!("the link uses neither cable, but {before}"))?;
     town.cloud.kill()?;
     let cut = town.lab.set(cable, BOTH, Policy::hole())?;
-    sleep(Duration::from_secs(3));
-    let end = now();
-    let after = pair(&town)?;
-    stage.fact("pairs", [before, after.clone()].join(", then "));
-    for kind in ["read", "motion"] {
-        let (gap, _) = truth::gap_ms(&client.calls(), kind, cut)?;
-        stage.fact(&format!("{kind}_gap_ms"), gap);
-        within("the gap", gap / 1e3, Duration::from_millis(700))?;
-    }
+    let after = moved(stage, &town, &client, before, (cut, Duration::from_millis(700)))?;
     if after.contains(gone) {
         return Err(format!("the link is still where nothing passes: {after}").into());
     }
-    if let Some(event) = client.routes("connected", cut).first() {
-        return Err(format!("another link was made: {event}").into());
-    }
-    client.no_lapse()?;
-    truth::kept_moving(&town.observer, "base", cut, end)?;
-    truth::once_and_in_order(&town.observer, "base").map(|_| ())
+    Ok(())
 }
 
 /// One cable between the ends, and a way through a translator at either; one link, no other way to make one: the cable dies. What the translators show of
@@ -104,24 +92,37 @@ pub fn moves_through_translators(stage: &Stage) -> Outcome {
     }
     town.cloud.kill()?;
     let cut = town.lab.set("client-eth0", BOTH, Policy::hole())?;
+    let after = moved(stage, &town, &client, before, (cut, Duration::from_secs(1)))?;
+    if !after.contains(" 203.0.113.2:") {
+        return Err(format!("the link does not go by way of the road's translator: {after}").into());
+    }
+    Ok(())
+}
+
+/// The link that was cut goes on within a bound, and the base with it: its pair then.
+fn moved(
+    stage: &Stage,
+    town: &Town,
+    client: &Driver,
+    before: String,
+    (cut, bound): (f64, Duration),
+) -> Result<String, Box<dyn std::error::Error>> {
     sleep(Duration::from_secs(3));
     let end = now();
-    let after = pair(&town)?;
+    let after = pair(town)?;
     stage.fact("pairs", [before, after.clone()].join(", then "));
     for kind in ["read", "motion"] {
         let (gap, _) = truth::gap_ms(&client.calls(), kind, cut)?;
         stage.fact(&format!("{kind}_gap_ms"), gap);
-        within("the gap", gap / 1e3, Duration::from_secs(1))?;
-    }
-    if !after.contains(" 203.0.113.2:") {
-        return Err(format!("the link does not go by way of the road's translator: {after}").into());
+        within("the gap", gap / 1e3, bound)?;
     }
     if let Some(event) = client.routes("connected", cut).first() {
         return Err(format!("another link was made: {event}").into());
     }
     client.no_lapse()?;
     truth::kept_moving(&town.observer, "base", cut, end)?;
-    truth::once_and_in_order(&town.observer, "base").map(|_| ())
+    truth::once_and_in_order(&town.observer, "base")?;
+    Ok(after)
 }
 
 /// The pair of addresses over which the newest call came to the machine.
