@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use http::HeaderValue;
 use transport::Link;
 use transport::tls::Trust;
-use transport::webrtc::{IcePolicy, TurnFilter};
+use transport::webrtc::{Backend, IcePolicy, TurnFilter};
 
 use crate::agent::Policy;
 
@@ -32,6 +32,8 @@ pub struct DialOptions {
     pub ice: IcePolicy,
     /// Which of the relays that a signaling service names are used, and how. Default: all of them as they are.
     pub turn: TurnFilter,
+    /// Which library makes WebRTC connections. Default: str0m.
+    pub webrtc: Backend,
     /// Where addresses come from.
     pub finder: FinderOptions,
     /// Attempts, timeouts, standby, probes.
@@ -53,6 +55,7 @@ impl DialOptions {
             cloud: None,
             ice: IcePolicy::default(),
             turn: TurnFilter::default(),
+            webrtc: Backend::default(),
             finder: FinderOptions::default(),
             policy: Policy::default(),
             seed: u64::from(std::process::id()) ^ clock_bits(),

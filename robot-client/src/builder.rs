@@ -9,7 +9,7 @@ use dialer::{Anonymous, DialError, DialOptions, Dialer, FlightRecord, Outcome};
 use discovery::{FinderOptions, MachineAddress, Memory};
 use session_core::client::ClientOptions;
 use transport::tls::Trust;
-use transport::webrtc::{IcePolicy, TurnFilter};
+use transport::webrtc::{Backend, IcePolicy, TurnFilter};
 
 use crate::credentials::{ApiKey, KeyHolder};
 use crate::robot::Robot;
@@ -45,6 +45,7 @@ pub struct RobotBuilder {
     cloud: Option<String>,
     ice: IcePolicy,
     turn: TurnFilter,
+    webrtc: Backend,
     finder: FinderOptions,
     policy: Policy,
     sessions: Sessions,
@@ -125,6 +126,7 @@ impl RobotBuilder {
             cloud: None,
             ice: IcePolicy::default(),
             turn: TurnFilter::default(),
+            webrtc: Backend::default(),
             finder: FinderOptions::default(),
             policy: Policy::default(),
             sessions: Sessions::default(),
@@ -208,6 +210,13 @@ impl RobotBuilder {
         self
     }
 
+    /// Which library makes WebRTC connections. The feature `webrtc-rs` brings another, for programs that carry it already; what it does worse is
+    /// listed in `ARCHITECTURE.md`. Default: str0m.
+    pub fn webrtc(mut self, library: Backend) -> Self {
+        self.webrtc = library;
+        self
+    }
+
     /// Whether calls fail at once where there is no link, instead of waiting for the next one. Commands that move something always do.
     /// Default: no.
     pub fn fail_fast(mut self, fail_fast: bool) -> Self {
@@ -284,7 +293,7 @@ impl RobotBuilder {
             None if self.key.is_some() && !self.insecure => home(&options.target),
             None => None,
         };
-        (options.ice, options.turn) = (self.ice, self.turn);
+        (options.ice, options.turn, options.webrtc) = (self.ice, self.turn, self.webrtc);
         options.finder = self.finder;
         options.policy = self.policy;
         let runtime = runtime::handle().map_err(|e| ConnectError::new(ConnectErrorKind::Failed, e))?;

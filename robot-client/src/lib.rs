@@ -36,7 +36,7 @@ pub use error::SessionError;
 pub use handles::*;
 pub use robot::{Robot, RobotEvent, SessionStatus};
 pub use tokens::{FileTokens, MemoryTokens, NoTokens, TokenStore};
-pub use transport::webrtc::{IcePolicy, TurnFilter};
+pub use transport::webrtc::{Backend as WebRtcLibrary, IcePolicy, TurnFilter};
 
 /// The examples of the README compile.
 #[cfg(doctest)]

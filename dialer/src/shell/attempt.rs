@@ -8,7 +8,7 @@ use machine_api::BOOT_HEADER;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::sync::{mpsc, watch};
-use transport::webrtc::{self, CallStage, Control, IcePolicy, PeerOptions, TurnFilter};
+use transport::webrtc::{self, Backend, CallStage, Control, IcePolicy, PeerOptions, TurnFilter};
 use transport::{Address, ConnectOptions, Lane, Link, LinkId, Security, Target};
 
 use super::Input;
@@ -35,6 +35,7 @@ pub(super) struct Maker {
     /// What WebRTC connections may use.
     pub ice: IcePolicy,
     pub turn: TurnFilter,
+    pub backend: Backend,
     /// The way to a signaling service that is known to lead there.
     pub warm: Warm,
 }
@@ -171,8 +172,8 @@ impl Maker {
             return Err(Failure { stage: Stage::Signaling, verdict: false, message });
         };
         let turn_tls = self.tls.as_ref().and_then(|tls| tls.trust.client_config().ok());
-        let (policy, turn) = (self.ice, self.turn.clone());
-        let options = PeerOptions { timeout: self.timeout, turn_tls, policy, turn, ..PeerOptions::default() };
+        let (policy, turn, backend) = (self.ice, self.turn.clone(), self.backend);
+        let options = PeerOptions { timeout: self.timeout, turn_tls, policy, turn, backend, ..PeerOptions::default() };
         let service =
             |admitted: &Admitted| Authorized { link: signaling.clone(), authorization: admitted.authorization.clone() };
         let mut stages = |stage, _| {

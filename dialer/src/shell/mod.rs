@@ -128,14 +128,14 @@ impl Dialer {
             MachineAddress::HostPort { host, .. } => Some(host.clone()),
             MachineAddress::Socket(_) | MachineAddress::Unix(_) => options.tls_name.clone(),
         };
-        let (ice, turn) = (options.ice, options.turn);
         let maker = Arc::new(Maker {
             admit,
             tls,
             timeout: options.policy.dial_timeout,
             host,
-            ice,
-            turn,
+            ice: options.ice,
+            turn: options.turn,
+            backend: options.webrtc,
             warm: Warm::default(),
         });
         if let Some(tls) = &maker.tls {

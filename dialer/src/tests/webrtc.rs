@@ -104,6 +104,23 @@ async fn a_machine_is_found_by_name_through_a_cloud_and_its_calls_carry_no_token
     assert_eq!(stages, [Tcp, Tls, Http2, Auth, Signaling, Ice, Dtls, Channel]);
 }
 
+#[cfg(feature = "webrtc-rs")]
+#[tokio::test]
+async fn the_webrtc_crate_makes_the_connection_where_it_is_asked_to() {
+    let mut lab = Lab::start().await;
+    let options = std::mem::replace(&mut lab.options, DialOptions::new(NAME.parse().unwrap()));
+    let options = DialOptions { webrtc: transport::webrtc::Backend::WebrtcRs, ..options };
+    let (channel, switch) = Dialer::start(options, Arc::new(Token::default()));
+    let link = tokio::time::timeout(LIMIT, switch.first_link()).await.expect("in time").unwrap();
+    assert!(link.route.starts_with("WebRTC by localhost"), "{}", link.route);
+    call(&channel, request(READ)).await.unwrap();
+    assert!(lab.signaling.seen.lock().unwrap().errors.is_empty());
+    // Only str0m's offers tell of the SCTP association.
+    let offers = lab.signaling.seen.lock().unwrap().offers.clone();
+    let tells = |offer: &String| transport::webrtc::sdp::Description::decode(offer).unwrap().sctp_init.is_some();
+    assert!(!offers.is_empty() && !offers.iter().any(tells), "{offers:?}");
+}
+
 /// The stages of the dial that led to the next link.
 async fn stages_of_the_next(events: &mut tokio::sync::broadcast::Receiver<RouteEvent>) -> Vec<agent::Stage> {
     let next = async {

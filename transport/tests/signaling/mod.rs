@@ -31,6 +31,8 @@ pub struct Seen {
     pub done: u32,
     pub errors: Vec<RpcStatus>,
     pub candidates: u32,
+    /// Descriptions of callers, as they came.
+    pub offers: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -146,6 +148,7 @@ impl SignalingService for Signaling {
                 () = to_answerer.closed() => None,
             };
             let Some(mut offer) = offer else { return };
+            this.seen.lock().expect("whole").offers.push(offer.call.sdp.clone());
             let config = api::WebRtcConfig {
                 additional_ice_servers: this.servers.lock().expect("whole").clone(),
                 disable_trickle: offer.call.disable_trickle,
