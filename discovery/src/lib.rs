@@ -12,6 +12,7 @@ mod mdns;
 mod memory;
 pub mod name;
 pub mod question;
+mod repeats;
 mod responder;
 mod surroundings;
 

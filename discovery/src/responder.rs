@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::Surroundings;
 use crate::answer::{Advertisement, announcements, answer, wants_unicast};
 use crate::mdns::{Network, open_group};
+use crate::repeats::Repeats;
 
 /// How often the interfaces are looked at. A cable that was plugged in is answered on at most this much later.
 const REFRESH: Duration = Duration::from_secs(3);
@@ -146,15 +147,11 @@ async fn serve(
     let mut buffer = vec![0; MAX_PACKET];
     let mut again = Some(Instant::now() + ANNOUNCED_AGAIN_AFTER);
     let (mut second, mut answered) = (Instant::now(), 0);
+    let mut repeats = Repeats::default();
     let known = addresses.borrow().clone();
     announce(&socket, group, &of, &known, false).await;
     loop {
-        let repeat = async {
-            match again {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
+        let (repeat, later) = (until(again), until(repeats.poll_timeout().map(Instant::from_std)));
         tokio::select! {
             () = left(&mut leaving) => {
                 let known = addresses.borrow().clone();
@@ -164,6 +161,12 @@ async fn serve(
                 again = None;
                 let known = addresses.borrow().clone();
                 announce(&socket, group, &of, &known, false).await;
+            }
+            () = later => {
+                if let Some((packet, from)) = repeats.due(std::time::Instant::now()) {
+                    let known = addresses.borrow().clone();
+                    reply(&socket, group, &of, &known, &packet, from).await;
+                }
             }
             changed = addresses.changed() => match changed {
                 Ok(()) => again = Some(Instant::now()),
@@ -176,12 +179,24 @@ async fn serve(
                     (second, answered) = (Instant::now(), 0);
                 }
                 answered += 1;
-                if answered <= MAX_ANSWERED_PER_SECOND {
+                let packet = &buffer[..length];
+                let alone = from.port() != group.port() || wants_unicast(packet);
+                if answered <= MAX_ANSWERED_PER_SECOND
+                    && (alone || repeats.at_once(packet, from, std::time::Instant::now()))
+                {
                     let known = addresses.borrow().clone();
-                    reply(&socket, group, &of, &known, &buffer[..length], from).await;
+                    reply(&socket, group, &of, &known, packet, from).await;
                 }
             }
         }
+    }
+}
+
+/// Resolves at that time, if there is one.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
