@@ -124,8 +124,10 @@ enum Peer {
     Python,
     /// The TypeScript SDK in headless Chromium, as a client of our machine.
     Browser,
-    /// The Go client of the machine server, as a client of our machine, and the machine and echo server as machines of our client. Their modules take minutes and gigabytes the first time.
+    /// The Go client of the machine server, as a client of our machine, and the machine and echo server as machines of our client; and how long published clients take to dial that machine and ours. Their modules take minutes and gigabytes the first time.
     Go,
+    /// The Go client alone, where there is a Go that can build it: a line where there is none.
+    GoClient,
     /// The published Rust crate `viam-rust-utils`, as a client of our machine.
     RustUtils,
 }
@@ -150,6 +152,7 @@ fn main() -> ExitCode {
         Task::LinkEmulator => lab::emulator::run(),
         Task::Interop { name: Peer::Browser } => interop::browser(&root),
         Task::Interop { name: Peer::Go } => interop::go(&root),
+        Task::Interop { name: Peer::GoClient } => interop::go_client(&root),
         Task::Interop { name: Peer::RustUtils } => interop::rust_utils(&root),
         Task::Interop { name: Peer::Python } => interop::python(&root),
         Task::InteropInside { peer, folder } => interop::inside(&root, &peer, &folder),

@@ -44,12 +44,20 @@ fn builds(root: &Path) -> Outcome {
     let wanted = text.lines().find_map(|line| line.strip_prefix("go ")).ok_or("go.mod names no version")?;
     let output = Command::new("go").args(["env", "GOVERSION"]).current_dir(module).output();
     let output = output.map_err(|e| format!("Go {wanted} or later is needed: {e}"))?;
-    let found = String::from_utf8_lossy(&output.stdout).trim().trim_start_matches("go").to_owned();
-    let numbers = |version: &str| version.split('.').map_while(|n| n.parse::<u32>().ok()).take(2).collect::<Vec<_>>();
-    if output.status.success() && numbers(&found) >= numbers(wanted) {
+    let found = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if output.status.success() && new_enough(&found, wanted) {
         return Ok(());
     }
     Err(format!("Go {wanted} or later is needed, not {found:?} {}", String::from_utf8_lossy(&output.stderr)).into())
+}
+
+/// Compares what Go calls its version, such as `go1.26.8`, with that of a module's line.
+fn new_enough(found: &str, wanted: &str) -> bool {
+    let numbers = |version: &str| -> Vec<u32> {
+        let digits = |part: &str| part.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok();
+        version.trim_start_matches("go").split('.').map_while(digits).take(2).collect()
+    };
+    numbers(found) >= numbers(wanted)
 }
 
 /// The same in namespaces of its own.
@@ -114,4 +122,19 @@ fn build(root: &Path, name: &str, package: &str) -> Result<PathBuf, Box<dyn std:
     let build = ["build", "-tags", "no_cgo", "-o"];
     check(Command::new("go").args(build).arg(&program).arg(package).current_dir(from).env("CGO_ENABLED", "0"))?;
     Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::new_enough;
+
+    #[test]
+    fn a_go_is_new_enough_by_number_and_not_by_letter() {
+        for found in ["go1.26", "go1.26.8", "go1.100.1", "go1.27rc1", "go2"] {
+            assert!(new_enough(found, "1.26"), "{found}");
+        }
+        for found in ["go1.19.8", "go1.9", "go1", "", "devel"] {
+            assert!(!new_enough(found, "1.26"), "{found}");
+        }
+    }
 }
