@@ -121,16 +121,19 @@ pub fn environment(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
 
 /// The SDK's client, before its arguments.
 pub fn client_program(root: &Path) -> Result<Command, Box<dyn std::error::Error>> {
-    let mut command = Command::new(environment(root)?);
+    Ok(script(&environment(root)?, root))
+}
+
+fn script(python: &Path, root: &Path) -> Command {
+    let mut command = Command::new(python);
     command.arg(root.join("interop/python/client.py"));
-    Ok(command)
+    command
 }
 
 /// The SDK's client as a process, its steps piped.
 fn client(python: &Path, root: &Path, reach: &Reach, leg: &str) -> Command {
-    let mut command = Command::new(python);
+    let mut command = script(python, root);
     command
-        .arg(root.join("interop/python/client.py"))
         .args([&reach.address, &reach.key_id, &reach.key])
         .arg(leg)
         .env("SSL_CERT_FILE", &reach.ca)

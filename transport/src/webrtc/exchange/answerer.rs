@@ -33,6 +33,7 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 /// take for the best, answered or not. That is often one which never answers: our loopback's with theirs, or theirs, from which they check us too. A candidate
 /// that is new to them begins a round: by then they have our answer, which left before it; and if the first one overtook that, the second does not.
 pub(super) const NUDGES: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(10)];
+
 /// Who calls, as the signaling service authenticated them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CallerIdentity {
