@@ -24,7 +24,7 @@ pub fn test(root: &Path) -> Outcome {
 
 /// What the continuous integration runs, in its order.
 pub fn ci(root: &Path) -> Outcome {
-    let steps: [(&str, Step); 11] = [
+    let steps: [(&str, Step); 12] = [
         ("format", |root| cargo(root, &["fmt", "--all", "--check"])),
         ("imports", dag::run),
         ("tests", test),
@@ -44,6 +44,7 @@ pub fn ci(root: &Path) -> Outcome {
         ("python", |root| interop::python(root)),
         ("browser", |root| interop::browser(root)),
         ("rust crate", interop::rust_utils),
+        ("go client", interop::go_client),
         ("statements", |root| spec::run(root, false)),
     ];
     for (name, step) in steps {

@@ -126,7 +126,7 @@ enum Peer {
     Browser,
     /// The Go client of the machine server, as a client of our machine, and the machine and echo server as machines of our client; and how long published clients take to dial that machine and ours. Their modules take minutes and gigabytes the first time.
     Go,
-    /// The Go client alone, where there is a Go that can build it: a line where there is none.
+    /// The Go client alone, where there is a Go that can build it: a line where there is none. Its modules are 1.6 GB the first time.
     GoClient,
     /// The published Rust crate `viam-rust-utils`, as a client of our machine.
     RustUtils,

@@ -3,12 +3,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::legs::{WINDOW, drive_webrtc, stopped_when_killed};
 use super::places::Clouded;
-use super::{Row, check, isolated, python, record, rust_utils, tell};
+use super::{Row, isolated, python, record, rust_utils, tell};
 use crate::Outcome;
-use crate::processes::{Built, KEY, KEY_ID, Machine, MachineOptions};
+use crate::processes::{Built, KEY, KEY_ID, Machine, MachineOptions, Running};
+
+/// For how long the client's modules may be fetched: seconds on a line of ours, minutes on a slow one.
+const FETCHING: Duration = Duration::from_secs(300);
+/// For how long one program may be built, its modules fetched where they were not: four minutes of processor time where nothing is built yet.
+const BUILDING: Duration = Duration::from_secs(900);
 
 /// The client by `host:port`, by name on the local network and through a cloud, and stopped when it is killed; both servers as machines of our client's;
 /// and how long published clients take to dial the machine server and ours.
@@ -25,10 +31,10 @@ pub fn go(root: &Path) -> Outcome {
     tell(root, "go", "Go client, machine and echo server (unmodified)", &rows)
 }
 
-/// The client alone, as a client of our machine, where there is a Go that can build it; a line where there is none.
+/// The client alone, as a client of our machine. A line where there is no Go that can build it, or no modules to be had.
 pub fn go_client(root: &Path) -> Outcome {
     let _ = fs::remove_file(record(root, "go-client"));
-    if let Err(why) = builds(root) {
+    if let Err(why) = builds(root).and_then(|()| fetch(root)) {
         println!("not run: {why}");
         return Ok(());
     }
@@ -49,6 +55,22 @@ fn builds(root: &Path) -> Outcome {
         return Ok(());
     }
     Err(format!("Go {wanted} or later is needed, not {found:?} {}", String::from_utf8_lossy(&output.stderr)).into())
+}
+
+/// Fetches the modules of the client's driver, and no others. That they cannot be had is no fault of ours; that it does not build then is.
+fn fetch(root: &Path) -> Outcome {
+    println!("fetching modules, 1.6 GB the first time ..");
+    let mut list = Command::new("go");
+    list.args(["list", "-deps", "-tags", "no_cgo", "."]).stdout(Stdio::null());
+    within(FETCHING, "go list", list.current_dir(root.join("interop/go")))
+}
+
+/// Runs a command that is killed when it takes longer than this.
+fn within(bound: Duration, name: &str, command: &mut Command) -> Outcome {
+    match Running::start(name, command)?.wait(bound)? {
+        Some(0) => Ok(()),
+        code => Err(format!("{name} ended with {}", code.map_or("a signal".into(), |code| code.to_string())).into()),
+    }
 }
 
 /// Compares what Go calls its version, such as `go1.26.8`, with that of a module's line.
@@ -114,13 +136,14 @@ pub fn echo_program(root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> 
     build(root, "go-echo", "go.viam.com/utils/rpc/examples/echo/server/cmd")
 }
 
-/// Builds a package once below `target/`. The modules are large, three gigabytes, and take minutes.
+/// Builds a package once below `target/`. All modules together are large, three gigabytes, and take minutes.
 fn build(root: &Path, name: &str, package: &str) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let (from, program) = (root.join("interop/go"), root.join("target/interop").join(name));
     fs::create_dir_all(root.join("target/interop"))?;
     println!("building {package} ..");
-    let build = ["build", "-tags", "no_cgo", "-o"];
-    check(Command::new("go").args(build).arg(&program).arg(package).current_dir(from).env("CGO_ENABLED", "0"))?;
+    let mut build = Command::new("go");
+    build.args(["build", "-tags", "no_cgo", "-o"]).arg(&program).arg(package).env("CGO_ENABLED", "0");
+    within(BUILDING, "go build", build.current_dir(from))?;
     Ok(program)
 }
 
