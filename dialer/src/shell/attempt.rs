@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use transport::webrtc::{self, Backend, CallStage, Control, IcePolicy, PeerOptions, TurnFilter};
 use transport::{Address, ConnectOptions, Lane, Link, LinkId, Security, Target};
 
-use super::Input;
+use super::inputs::Input;
 use super::warm::{Warm, answered};
 use crate::agent::{Attempt, Failure, Route, Signaler, Stage};
 use crate::carrier::Carrier;

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use discovery::is_private;
 use transport::webrtc::Control;
 
-use super::{Found, Network, Task};
+use super::inputs::Found;
+use super::{Network, Task};
 use crate::agent::{Origin, Route, Tier};
 
 /// The port of a machine that tells no other. What is tried there proves its name or is nobody.

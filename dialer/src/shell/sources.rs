@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use tokio::sync::mpsc;
 
-use super::{Found, Input};
+use super::inputs::{Found, Input};
 use crate::agent::{Attempt, Origin, Route, Signaler};
 use discovery::{
     Announcements, Finder, FinderOptions, MachineAddress, MachineName, Memory, Search, Source, SourceError,
