@@ -103,6 +103,8 @@ pub enum SourceError {
         name: String,
         /// Why.
         reason: String,
+        /// Whether that is its answer: the name has no address. Else nobody could be asked, and the next time may be better.
+        conclusive: bool,
     },
     /// DNS told only addresses that a `.local` name must not lead to.
     #[error("DNS: {0} leads out of the local network, which a .local name must not")]
@@ -243,7 +245,7 @@ impl Finder {
     fn dns(&self, asked: &Asked, name: String, port: u16, only_local: bool) {
         let (asked, resolver) = (asked.clone(), self.resolver.clone());
         tokio::spawn(async move {
-            let failed = |reason: String| Err(SourceError::Dns { name: name.clone(), reason });
+            let failed = |reason: String| Err(SourceError::Dns { name: name.clone(), reason, conclusive: false });
             // The system's configuration is in files: whoever else runs here does not wait for them.
             let built = resolver.clone();
             let built = tokio::task::spawn_blocking(move || built.get_or_init(build_resolver).clone()).await;
@@ -256,7 +258,8 @@ impl Finder {
                 match tokio::time::timeout(DNS_TIMEOUT, resolver.lookup_ip(format!("{name}."))).await {
                     Ok(Ok(found)) => found.iter().collect(),
                     Ok(Err(e)) if e.is_no_records_found() || e.is_nx_domain() => {
-                        return asked.tell(failed("no address".to_owned())).await;
+                        let reason = "no address".to_owned();
+                        return asked.tell(Err(SourceError::Dns { name, reason, conclusive: true })).await;
                     }
                     Ok(Err(e)) => return asked.tell(failed(e.to_string())).await,
                     Err(_) => return asked.tell(failed(format!("no answer within {DNS_TIMEOUT:?}"))).await,

@@ -99,9 +99,37 @@ impl Remembering {
     }
 }
 
-/// Reports what a search finds; whether every source gave an answer.
+/// Whether the sources of a search have given answers, by what they complained of.
+#[derive(Default)]
+struct Answers {
+    /// The local network was asked, and nobody there is the machine.
+    silence: bool,
+    /// DNS could not be asked.
+    no_dns: bool,
+    /// Another source could not.
+    missing: bool,
+}
+
+impl Answers {
+    fn note(&mut self, error: &SourceError) {
+        match error {
+            SourceError::Silence { .. } => self.silence = true,
+            SourceError::Dns { conclusive, .. } => self.no_dns |= !conclusive,
+            SourceError::NotLocal(_) => {}
+            _ => self.missing = true,
+        }
+    }
+
+    /// Silence is an answer; a source that could not be asked is none. Where the local network was asked, DNS may be missing as it is on every network
+    /// that the internet does not reach.
+    fn conclusive(&self) -> bool {
+        !self.missing && (!self.no_dns || self.silence)
+    }
+}
+
+/// Reports what a search finds; whether that is all there is to know.
 async fn report_found(mut search: Search, found: &mpsc::Sender<Found>) -> bool {
-    let mut conclusive = true;
+    let mut answers = Answers::default();
     while let Some(told) = search.next().await {
         let told = match told {
             Ok(one) => {
@@ -119,9 +147,7 @@ async fn report_found(mut search: Search, found: &mpsc::Sender<Found>) -> bool {
                 Found::Candidate(Route::Direct(one.address), origin)
             }
             Err(error) => {
-                // Silence is an answer; a source that could not be asked is none.
-                conclusive &=
-                    matches!(error, SourceError::Silence { .. } | SourceError::Dns { .. } | SourceError::NotLocal(_));
+                answers.note(&error);
                 Found::Complaint(error.to_string())
             }
         };
@@ -129,7 +155,7 @@ async fn report_found(mut search: Search, found: &mpsc::Sender<Found>) -> bool {
             break;
         }
     }
-    conclusive
+    answers.conclusive()
 }
 
 fn origin(source: &Source) -> Origin {
@@ -156,4 +182,30 @@ pub(super) fn server_name(chosen: Option<&str>, target: &MachineAddress) -> Resu
     }
     ServerName::try_from(name.clone())
         .map_err(|_| format!("{name:?} is no name that a certificate can bear; give one with tls_name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_unknown_where_somebody_was_asked_and_not_where_dns_is_down() {
+        let name = || "robot.example".to_owned();
+        let dns = |conclusive| SourceError::Dns { name: name(), reason: "as it is".to_owned(), conclusive };
+        let machine = || "rover-main.0a1bcdefgi.viam.cloud".parse::<MachineName>().expect("a name");
+        let silence = || SourceError::Silence { name: machine(), interfaces: vec!["eth0".to_owned()] };
+        let missing = || SourceError::Interfaces("as it is".to_owned());
+        for (errors, conclusive) in [
+            (vec![], true),
+            (vec![dns(true)], true),
+            (vec![dns(false)], false),
+            (vec![dns(false), silence()], true),
+            (vec![SourceError::NotLocal(name())], true),
+            (vec![silence(), missing()], false),
+        ] {
+            let mut answers = Answers::default();
+            errors.iter().for_each(|error| answers.note(error));
+            assert_eq!(answers.conclusive(), conclusive, "{errors:?}");
+        }
+    }
 }
