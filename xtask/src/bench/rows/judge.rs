@@ -43,6 +43,7 @@ impl Drive<'_> {
     pub fn settle_stock(&self, cut: f64) -> Outcome {
         let end = self.cost(cut)?;
         self.kept(cut, end)?;
+        self.stage.fact("driven", truth::once_and_in_order(self.observer, "base")?);
         let failed = self.commands(cut - 0.5, end - 0.3).iter().filter(|call| !call.ok).count();
         self.stage.fact("motion_failed", failed);
         self.client.all_well("read", cut - 0.5, end - 0.3).map(|_| ())

@@ -145,8 +145,7 @@ fn noticed(stage: &Stage, place: &TwoPaths, client: &mut Driver, cut: f64, patie
     }
     stage.fact("emulator_late_ms", place.lab.report()?.worst_late_ms);
     if answered(client) {
-        let calls: Vec<_> = client.calls().into_iter().filter(|c| c.due > cut || c.done < cut).collect();
-        stage.fact("read_gap_ms", truth::gap_ms(&calls, "read", cut)?.0);
+        stage.fact("read_gap_ms", truth::gap_ms(&client.calls(), "read", cut)?.0);
     }
     stage.fact("stops", truth::stops(&place.observer, "base", cut, now())?);
     Ok(())

@@ -70,14 +70,16 @@ pub fn stays_still(observer: &Observer, base: &str, from: f64, quiet: Duration) 
     }
 }
 
-/// From the last call that was answered before `cut` to the first one that was due after it and answered, in milliseconds: what a caller
-/// notices. And the first of those calls.
+/// The longest time without a good answer since `cut`, in milliseconds: what a caller notices, whenever the cut took effect. It begins with the last
+/// answer before the cut, or a later one. And the call whose answer ended it.
 pub fn gap_ms(calls: &[Call], kind: &str, cut: f64) -> Result<(f64, Call), Box<dyn std::error::Error>> {
-    let good = |c: &&Call| c.kind == kind && c.ok;
-    let last = calls.iter().filter(good).filter(|c| c.done < cut).map(|c| c.done).fold(0.0, f64::max);
-    let first = calls.iter().filter(good).filter(|c| c.done > cut).min_by(|a, b| a.done.total_cmp(&b.done));
-    let first = first.ok_or_else(|| format!("no {kind} call was answered after the cut"))?;
-    Ok(((first.done - last) * 1e3, first.clone()))
+    let mut good: Vec<&Call> = calls.iter().filter(|c| c.kind == kind && c.ok).collect();
+    good.sort_by(|a, b| a.done.total_cmp(&b.done));
+    let holes = good.windows(2).filter(|pair| pair[1].done > cut).map(|pair| (pair[1].done - pair[0].done, pair[1]));
+    let (hole, first) = holes
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .ok_or_else(|| format!("no {kind} call was answered before the cut and after it"))?;
+    Ok((hole * 1e3, first.clone()))
 }
 
 /// How many calls were due in this span, and how many of them were under way while copies were sent: those that may have been sent twice.
@@ -92,4 +94,29 @@ pub fn hedged(client: &Driver, from: f64, to: f64) -> (usize, usize) {
     let calls: Vec<Call> = client.calls().into_iter().filter(|c| (from..to).contains(&c.due)).collect();
     let twice = calls.iter().filter(|c| spans.iter().any(|(begin, end)| c.done >= *begin && c.due <= *end)).count();
     (calls.len(), twice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_the_longest_silence_whenever_the_cut_took_effect() {
+        let call = |due: f64, done: f64, ok| Call { kind: "read".to_owned(), due, done, ok, error: None };
+        let calls: Vec<Call> = [
+            (0.0, 0.002, true),
+            (0.02, 0.022, true),
+            // What was on its way already is answered after the cut at 0.03, and one fails.
+            (0.04, 0.042, true),
+            (0.06, 0.08, false),
+            (0.08, 0.122, true),
+            (0.1, 0.121, true),
+            (0.12, 0.123, true),
+        ]
+        .map(|(due, done, ok)| call(due, done, ok))
+        .into();
+        let (gap, first) = gap_ms(&calls, "read", 0.03).expect("answers");
+        assert!((gap - 79.0).abs() < 0.001 && (first.due - 0.1).abs() < 0.001, "{gap}: {first:?}");
+        assert!(gap_ms(&calls, "read", 0.2).is_err() && gap_ms(&calls, "motion", 0.0).is_err());
+    }
 }
