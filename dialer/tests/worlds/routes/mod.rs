@@ -48,6 +48,12 @@ struct Model {
     hedging: bool,
     listening: bool,
     slow: Option<LinkId>,
+    /// A session is held.
+    held: bool,
+    /// Links that were asked by its beat and have not answered.
+    asked: BTreeSet<LinkId>,
+    /// Where it is known to be held: where it began, and where its beat was answered last.
+    proven: BTreeSet<LinkId>,
     ids: u64,
 }
 
@@ -69,6 +75,9 @@ impl Model {
             hedging: false,
             listening: false,
             slow: None,
+            held: false,
+            asked: BTreeSet::new(),
+            proven: BTreeSet::new(),
             ids: 0,
         }
     }
@@ -121,14 +130,23 @@ impl Model {
             }
             Step::Beat(n, answered) => self.agent.handle_beat(self.link(n), answered, now),
             Step::Validated(n, same) => {
-                let what = if same { Validated::SameSession } else { Validated::ForeignOrUnknown };
-                self.agent.handle_validated(self.link(n), what, now);
+                let (link, what) =
+                    (self.link(n), if same { Validated::SameSession } else { Validated::ForeignOrUnknown });
+                if self.asked.remove(&link) && same {
+                    self.proven.insert(link);
+                }
+                self.agent.handle_validated(link, what, now);
             }
             Step::Held(n) => {
                 let held = match n {
                     0 => Held::Nothing,
                     n => Held::Session { window: MS * 2000, monitored_out: n - 1 },
                 };
+                if self.held != (n > 0) {
+                    self.held = n > 0;
+                    self.asked.clear();
+                    self.proven = self.using.into_iter().collect();
+                }
                 self.agent.handle_held(held, if n == 2 { Peer::Stock } else { Peer::Ours { boot: 1 } }, now);
             }
             Step::Net(n) => {
@@ -189,10 +207,14 @@ impl Model {
                     let excess = self.probes.len().saturating_sub(64);
                     self.probes.drain(..excess);
                 }
-                Output::Validate { link } => assert!(self.links.contains(&link), "validates a dead link"),
+                Output::Validate { link } => {
+                    assert!(self.links.contains(&link), "validates a dead link");
+                    self.asked.insert(link);
+                }
                 Output::Use { link } => {
                     assert!(self.links.contains(&link), "uses a dead link");
                     assert!(!self.hedging, "HedgeOff comes before Use");
+                    assert!(!self.held || self.proven.contains(&link), "uses a link that nobody knows the session of");
                     self.drained.remove(&link);
                     before = self.using.replace(link);
                 }
@@ -200,6 +222,7 @@ impl Model {
                 Output::Hedge { from, on } => {
                     assert_eq!(Some(from), self.using);
                     assert!(self.links.contains(&on) && on != from);
+                    assert!(!self.held || self.proven.contains(&on), "sends copies where nobody knows the session");
                     self.hedging = true;
                 }
                 Output::HedgeOff => assert!(std::mem::take(&mut self.hedging)),
