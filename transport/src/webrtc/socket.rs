@@ -169,6 +169,8 @@ struct Routes {
 pub(crate) struct Place {
     mux: Arc<Mux>,
     number: u64,
+    /// Its name and the one before: checks of that one may still be on their way.
+    names: Mutex<(String, Option<String>)>,
 }
 
 impl Mux {
@@ -195,7 +197,7 @@ impl Mux {
         routes.next += 1;
         let number = routes.next;
         routes.names.insert(ufrag.to_owned(), (number, to));
-        (Place { mux: self.clone(), number }, from)
+        (Place { mux: self.clone(), number, names: Mutex::new((ufrag.to_owned(), None)) }, from)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Routes> {
@@ -227,10 +229,15 @@ impl Place {
         &self.mux.socket
     }
 
-    /// The connection has another ICE user name from now on; the old one is known still.
+    /// The connection has another ICE user name from now on; the one before is known still, and no older one: the peer decides how many there are.
     pub fn rename(&self, ufrag: &str) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let mut routes = self.mux.lock();
-        let Some(route) = routes.names.values().find(|(n, _)| *n == self.number).cloned() else { return };
+        let Some(route) = routes.names.get(&names.0).cloned().filter(|_| names.0 != ufrag) else { return };
+        let before = std::mem::replace(&mut names.0, ufrag.to_owned());
+        if let Some(older) = names.1.replace(before) {
+            routes.names.remove(&older);
+        }
         routes.names.insert(ufrag.to_owned(), route);
     }
 
@@ -332,5 +339,21 @@ mod tests {
             assert!(from.try_recv().is_err(), "once");
         }
         assert!(mux.lock().asked.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_connection_has_two_names_however_often_its_peer_wants_another() {
+        let mux = Mux::bind(0).expect("bound");
+        let (place, _from) = mux.join("first");
+        let (other, _its) = mux.join("other");
+        for name in ["second", "second", "third", "fourth"] {
+            place.rename(name);
+        }
+        let names = || mux.lock().names.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(), ["fourth", "other", "third"]);
+        drop(place);
+        assert_eq!(names(), ["other"]);
+        drop(other);
+        assert!(names().is_empty());
     }
 }

@@ -103,6 +103,11 @@ impl Driver {
         }
     }
 
+    /// The ICE user names of both sides: others are another generation.
+    fn generation(&self) -> (String, Option<String>) {
+        (self.peer.local_ufrag(), self.peer.credentials().map(|who| who.remote_ufrag))
+    }
+
     /// The credentials are new.
     pub(super) fn renamed(&mut self) {
         self.checks.clear();
@@ -125,16 +130,22 @@ impl Driver {
             Ok(theirs) => theirs,
             Err(error) => return tracing::debug!(%error, "renegotiation refused"),
         };
+        let before = self.generation();
         let done = match theirs.kind {
             Kind::Offer => self.peer.answer(&theirs, now).map(Some),
             Kind::Answer => self.peer.accept(&theirs, now).map(|()| None),
         };
         match done {
             Ok(reply) => {
-                self.renamed();
+                // A description may say the same words again, for a medium or for nothing: then what is known holds, and what is bounded stays so.
+                if self.generation() != before {
+                    self.renamed();
+                }
                 self.add_remote(&theirs.candidates, now);
                 if let Some(reply) = reply {
-                    let _ = self.peer.negotiate(&reply.encode());
+                    if let Err(error) = self.peer.negotiate(&reply.encode()) {
+                        self.ended = Some(CloseReason::Broken(format!("an offer cannot be answered: {error}")));
+                    }
                 } else if let Some((answer, _)) = self.restarting.take() {
                     let _ = answer.send(());
                 }

@@ -156,6 +156,17 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     sum
 }
 
+/// Text on the negotiation channel that the peer has not acknowledged, in bytes: each of its offers is answered there, and it may withhold its acknowledgements.
+const MAX_NEGOTIATION: usize = 64 << 10;
+
+/// Whether there is room for more of it.
+fn negotiable(unacknowledged: usize) -> Result<(), PeerError> {
+    if unacknowledged < MAX_NEGOTIATION {
+        return Ok(());
+    }
+    Err(PeerError::State("the peer acknowledges nothing on the negotiation channel"))
+}
+
 /// A candidate as signaling carries it. The user name stands in the description already, and old peers know no such extension.
 fn text_of(candidate: &::is::Candidate) -> String {
     let text = candidate.to_sdp_string();

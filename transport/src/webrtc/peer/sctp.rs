@@ -15,7 +15,7 @@ use sctp_proto::{
 };
 
 use super::super::channel::MAX_PACKET;
-use super::{MAX_DATAGRAM, PeerError};
+use super::{MAX_DATAGRAM, PeerError, negotiable};
 
 /// `data`: binary messages.
 pub(super) const DATA: u16 = 0;
@@ -321,8 +321,11 @@ impl Sctp {
             (false, true) => (Ppi::StringEmpty, &[0][..]),
         };
         self.stirred = true;
-        let mut stream = self.stream(stream).ok_or(PeerError::Closed)?;
-        stream.write_with_ppi(message, kind).map(|_| ()).map_err(|_| PeerError::Closed)
+        let mut to = self.stream(stream).ok_or(PeerError::Closed)?;
+        if stream == NEGOTIATION {
+            negotiable(to.buffered_amount().map_err(|_| PeerError::Closed)?)?;
+        }
+        to.write_with_ppi(message, kind).map(|_| ()).map_err(|_| PeerError::Closed)
     }
 
     pub(super) fn unacknowledged(&mut self) -> usize {

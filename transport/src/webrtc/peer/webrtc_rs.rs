@@ -25,7 +25,7 @@ use rtc::peer_connection::{RTCPeerConnection, RTCPeerConnectionBuilder};
 use rtc::sansio::Protocol as _;
 use rtc::shared::{TransportContext, TransportMessage, TransportProtocol};
 
-use super::{Credentials, Ended, Event, LocalCandidate, Peer, PeerError, Role, kind_of, sha256, text_of};
+use super::{Credentials, Ended, Event, LocalCandidate, Peer, PeerError, Role, kind_of, negotiable, sha256, text_of};
 use crate::webrtc::channel::{Candidate, CandidateKind, CandidatePair, MAX_PACKET};
 use crate::webrtc::sdp::{Description, Kind};
 
@@ -447,7 +447,9 @@ impl Peer for WebrtcRs {
 
     fn negotiate(&mut self, text: &str) -> Result<(), PeerError> {
         let now = self.now;
-        self.channel(1)?.send_text(now, text).map_err(|_| PeerError::Closed)
+        let mut channel = self.channel(1)?;
+        negotiable(channel.outstanding_bytes())?;
+        channel.send_text(now, text).map_err(|_| PeerError::Closed)
     }
 
     fn unacknowledged(&mut self) -> usize {

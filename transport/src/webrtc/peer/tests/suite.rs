@@ -1,6 +1,7 @@
 //! What every implementation must do, alone and facing another one. `ARCHITECTURE.md` lists what one of them does not.
 
 use super::*;
+use crate::webrtc::sdp::Setup;
 
 /// Every implementation with itself and with every other one: caller, answerer.
 pub(super) fn pairs() -> Vec<[Backend; 2]> {
@@ -85,6 +86,50 @@ fn texts_cross_on_the_negotiation_channel() {
             let came = net.run(Duration::from_secs(1), |net| net.events[1 - side].contains(&told));
             assert!(came.is_some(), "{backends:?}, from {side}");
         }
+    }
+}
+
+#[test]
+fn ends_that_have_nothing_but_ipv6_meet() {
+    for backends in pairs() {
+        let mut net = Net::between(backends, [&["[fd00::1]:1000"], &["[fd00::2]:2000"]], |_, _| {});
+        assert!(net.open().is_some(), "{backends:?}");
+        assert!(net.ping(Duration::from_secs(1)).is_some(), "{backends:?}");
+        assert!(net.peers[0].pairs().iter().all(|pair| pair.remote.address.is_ipv6()), "{backends:?}");
+    }
+}
+
+/// Small peers answer nothing but passive, and an offer may settle it for both.
+#[test]
+fn either_side_opens_where_the_offer_says_so() {
+    for backends in pairs() {
+        for (offered, answered) in [(Setup::Active, Setup::Passive), (Setup::Passive, Setup::Active)] {
+            if offered == Setup::Active && backends[1] != Backend::Str0m {
+                continue;
+            }
+            let mut net = Net::of(backends, |which, description| match which {
+                0 => description.setup = offered,
+                _ => assert_eq!(description.setup, answered, "{backends:?}"),
+            });
+            assert!(net.open().is_some(), "{backends:?}, {offered:?}");
+            assert!(net.ping(Duration::from_secs(1)).is_some(), "{backends:?}, {offered:?}");
+        }
+    }
+}
+
+/// A peer may offer as often as it likes, and acknowledge none of the answers.
+#[test]
+fn what_nobody_acknowledges_on_the_negotiation_channel_is_bounded() {
+    for backends in pairs() {
+        let mut net = open(backends);
+        net.cut = Some(0);
+        let text = "d".repeat(1 << 10);
+        let said = (0..1_000).take_while(|_| net.peers[1].negotiate(&text).is_ok()).count();
+        assert!((16..=MAX_NEGOTIATION / text.len()).contains(&said), "{backends:?}: {said}");
+        assert!(net.peers[1].unacknowledged() <= MAX_NEGOTIATION, "{backends:?}");
+        net.cut = None;
+        let room = net.run(Duration::from_secs(10), |net| net.peers[1].negotiate("d").is_ok());
+        assert!(room.is_some(), "{backends:?}: what is acknowledged makes room");
     }
 }
 
@@ -199,6 +244,16 @@ fn what_does_not_fit_where_the_connection_stands_is_refused() {
 #[cfg(feature = "webrtc-rs")]
 mod webrtc_rs {
     use super::*;
+
+    #[test]
+    fn an_offer_that_opens_by_itself_is_answered_as_if_it_did_not() {
+        for caller in [Backend::Str0m, Backend::WebrtcRs] {
+            Net::of([caller, Backend::WebrtcRs], |which, description| match which {
+                0 => description.setup = Setup::Active,
+                _ => assert_eq!(std::mem::replace(&mut description.setup, Setup::Passive), Setup::Active),
+            });
+        }
+    }
 
     /// Of this many dials over a round trip of 20 ms where a tenth of all packets is lost, how many opened.
     fn dials_under_loss(backends: [Backend; 2], dials: u64) -> usize {
