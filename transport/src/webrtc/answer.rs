@@ -13,7 +13,7 @@ use tonic::codegen::{Body as HttpBody, Bytes as HttpBytes, StdError};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Request, Status, Streaming};
 
-use super::call::{HOST, failed};
+use super::call::{HOST, failed, is_lost};
 use super::channel::DataChannel;
 use super::driver::{Command, Connection, Control, Report, answer};
 use super::exchange::{Answerer as Exchange, AnswererOutput, CallerIdentity, Failure, Offer};
@@ -257,7 +257,10 @@ impl Run {
                     Ok(None) => self.requests = None,
                     Err(status) => {
                         self.requests = None;
-                        self.exchange.handle_end(Some(failed(&status)));
+                        match is_lost(&status) {
+                            true => self.exchange.handle_lost(failed(&status), Instant::now()),
+                            false => self.exchange.handle_end(Some(failed(&status))),
+                        }
                     }
                 },
                 () = tokio::time::sleep_until(until.into()) => {

@@ -234,7 +234,10 @@ where
                     }
                     Err(status) => {
                         ended = true;
-                        self.exchange.handle_end(Some(failed(&status)));
+                        match is_lost(&status) {
+                            true => self.exchange.handle_lost(failed(&status), Instant::now()),
+                            false => self.exchange.handle_end(Some(failed(&status))),
+                        }
                     }
                 },
                 () = tokio::time::sleep_until(deadline.into()) => self.exchange.handle_timeout(Instant::now()),
@@ -345,6 +348,11 @@ where
 
 pub(crate) fn failed(status: &Status) -> Failure {
     Failure { code: status.code(), what: status.message().to_owned() }
+}
+
+/// Whether this is the end of the service or of the way to it, and not its word on the call.
+pub(crate) fn is_lost(status: &Status) -> bool {
+    status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
 }
 
 /// The next message of a stream that may not be there yet.

@@ -42,6 +42,8 @@ pub struct Signaling {
     begun: Arc<AtomicU64>,
     pub seen: Arc<Mutex<Seen>>,
     pub servers: Arc<Mutex<Vec<api::IceServer>>>,
+    /// Where it serves.
+    pub address: std::net::SocketAddr,
     pub host: &'static str,
 }
 
@@ -62,7 +64,10 @@ mod async_channel {
 impl Signaling {
     /// Serves it on loopback; returns it and a client's channel.
     pub async fn start(host: &'static str) -> (Self, Channel) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
         let service = Self {
+            address,
             offers: async_channel::bounded(64),
             updates: Arc::default(),
             begun: Arc::default(),
@@ -70,8 +75,6 @@ impl Signaling {
             servers: Arc::default(),
             host,
         };
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("bound");
         let server = Server::builder().tcp_nodelay(true).add_service(SignalingServiceServer::new(service.clone()));
         // Small messages do not wait for each other's acknowledgements: 40 ms each.
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

@@ -9,7 +9,7 @@ use machine_api::proto::rpc::webrtc::v1::{
 };
 use tonic::Code;
 
-use super::{Failure, MAX_CANDIDATES, candidate};
+use super::{ALONE, Failure, MAX_CANDIDATES, candidate};
 use crate::webrtc::candidate::is_loopback;
 use crate::webrtc::options::IceServer;
 use crate::webrtc::sdp::{Description, Kind};
@@ -279,6 +279,14 @@ impl Answerer {
         {
             self.fail(failure);
         }
+    }
+
+    /// The service is gone. Once the answer has left, the caller may have it, and the two may meet without the service.
+    pub fn handle_lost(&mut self, failure: Failure, now: Instant) {
+        if !self.answered {
+            return self.handle_end(Some(failure));
+        }
+        self.deadline = self.deadline.map(|at| at.min(now + ALONE));
     }
 
     /// What to do.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use machine_api::proto::rpc::webrtc::v1::{CallResponse, CallUpdateRequest, call_response, call_update_request};
 use tonic::Code;
 
-use super::{Failure, MAX_CANDIDATES, candidate};
+use super::{ALONE, Failure, MAX_CANDIDATES, candidate};
 use crate::webrtc::sdp::{Description, Kind};
 
 /// What the caller's half wants done.
@@ -33,6 +33,8 @@ pub struct Caller {
     over: bool,
     gathered: bool,
     deadline: Instant,
+    /// The service is gone, and how.
+    lost: Option<Failure>,
     outputs: VecDeque<CallerOutput>,
 }
 
@@ -47,6 +49,7 @@ impl Caller {
             over: false,
             gathered: false,
             deadline,
+            lost: None,
             outputs: VecDeque::new(),
         }
     }
@@ -133,6 +136,15 @@ impl Caller {
         }
     }
 
+    /// The service is gone, in the middle of the exchange or before it. Who has the peer's answer goes on for a while: the two may meet without it.
+    pub fn handle_lost(&mut self, failure: Failure, now: Instant) {
+        if self.uuid.is_none() {
+            return self.fail(failure);
+        }
+        self.deadline = self.deadline.min(now + ALONE);
+        self.lost.get_or_insert(failure);
+    }
+
     /// What to do.
     pub fn poll_output(&mut self) -> Option<CallerOutput> {
         self.outputs.pop_front()
@@ -151,6 +163,13 @@ impl Caller {
     fn expired(&mut self, now: Instant) -> bool {
         if now < self.deadline {
             return false;
+        }
+        if let Some(Failure { code, what }) = self.lost.take() {
+            let what = format!(
+                "the signaling service was lost after the machine's answer, and no path was found without it: {what}"
+            );
+            self.fail(Failure::new(code, what));
+            return true;
         }
         let what = if self.uuid.is_some() {
             "the machine answered, but no path to it was found in time; a firewall between may let no UDP through"

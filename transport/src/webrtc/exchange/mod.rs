@@ -9,6 +9,8 @@ mod caller;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use machine_api::google::rpc::Status as RpcStatus;
 use machine_api::proto::rpc::webrtc::v1::IceCandidate;
 use tonic::Code;
@@ -39,6 +41,10 @@ impl Failure {
         RpcStatus { code: self.code as i32, message: self.what.clone(), details: Vec::new() }
     }
 }
+
+/// How long two ends that have each other's descriptions may go on without the service that carried them: what they know of each other is checked within
+/// a second, on a lossy way within a few, and what they do not know nobody will tell them.
+const ALONE: Duration = Duration::from_secs(5);
 
 fn candidate(text: &str) -> IceCandidate {
     IceCandidate {

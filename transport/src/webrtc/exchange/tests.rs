@@ -108,6 +108,41 @@ fn a_call_that_ends_without_an_answer_or_is_not_answered_in_time_fails() {
     assert_eq!(said(&mut second), ["failed"]);
 }
 
+#[test]
+fn who_has_the_others_description_goes_on_without_the_service_for_a_while() {
+    let gone = || Failure::new(Code::Unavailable, "gone");
+    let (mut early, now) = caller();
+    early.handle_lost(gone(), now);
+    assert_eq!(said(&mut early), ["failed"]);
+
+    let (mut caller, now) = caller();
+    caller.handle_response(init("a"), now);
+    caller.handle_lost(gone(), now);
+    caller.handle_lost(gone(), now + Duration::from_secs(1));
+    assert_eq!(said(&mut caller), ["answer"]);
+    assert_eq!(caller.poll_timeout(), now + ALONE);
+    caller.handle_timeout(now + ALONE);
+    let failed = std::iter::from_fn(|| caller.poll_output()).find_map(|output| match output {
+        CallerOutput::Failed(failure) => Some(failure),
+        _ => None,
+    });
+    assert!(failed.is_some_and(
+        |failure| failure.what.contains("lost after the machine's answer") && failure.what.ends_with("gone")
+    ));
+
+    let mut early = Answerer::new();
+    early.handle_request(offered(described(Kind::Offer, Setup::ActPass).encode()), SystemTime::UNIX_EPOCH, now);
+    early.handle_lost(gone(), now);
+    assert_eq!(answered(&mut early).last(), Some(&"failed"));
+    let mut answerer = Answerer::new();
+    answerer.handle_request(offered(described(Kind::Offer, Setup::ActPass).encode()), SystemTime::UNIX_EPOCH, now);
+    answerer.handle_answer(answer(), now);
+    answerer.handle_lost(gone(), now);
+    assert!(!answered(&mut answerer).contains(&"failed"));
+    answerer.handle_timeout(now + ALONE);
+    assert!(answered(&mut answerer).contains(&"failed"));
+}
+
 fn request(uuid: &str, stage: answer_request::Stage) -> AnswerRequest {
     AnswerRequest { uuid: uuid.into(), stage: Some(stage) }
 }
