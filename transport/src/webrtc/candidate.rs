@@ -121,4 +121,18 @@ mod tests {
         assert!(matches!(admit(relay, IcePolicy::All), Admitted::Use(_)));
         assert!(matches!(admit(relay, IcePolicy::NoRelay), Admitted::Skip(_)));
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(5_000))]
+
+        /// Words and numbers of candidates in any order and length, and text of any kind: read or skipped.
+        #[test]
+        fn whatever_is_said_to_be_a_candidate_does_no_harm(
+            words in proptest::collection::vec("candidate:[0-9a-z]{0,4}|[0-9]{1,20}|-1|udp|tcp|typ|host|relay|raddr|[0-9a-f:.]{0,40}|\\PC{0,8}", 0..20),
+        ) {
+            for text in [words.join(" "), format!("candidate:1 1 udp {}", words.join(" "))] {
+                let _ = admit(&text, IcePolicy::All);
+            }
+        }
+    }
 }

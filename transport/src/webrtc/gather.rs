@@ -211,6 +211,23 @@ mod tests {
         assert_eq!(sent, 1 + REPEATS.len());
     }
 
+    /// RFC 8489 section 14.2: an IPv6 address is hidden by the cookie and the question's number.
+    #[test]
+    fn a_server_that_is_asked_over_ipv6_tells_an_ipv6_address() {
+        let (now, server) = (Instant::now(), "[2001:db8::1]:3478".parse().expect("address"));
+        let mapped: Ipv6Addr = "2001:db8:1234:5678:11:2233:4455:6677".parse().expect("address");
+        for hidden in [true, false] {
+            let mut question = Question::new(server);
+            let request = question.poll(now).expect("at once");
+            let mask = if hidden { request[4..20].to_vec() } else { vec![0; 16] };
+            let port = u16::from_be_bytes([(40_000_u16 >> 8) as u8 ^ mask[0], 40_000_u16 as u8 ^ mask[1]]);
+            let ip = mapped.octets().iter().zip(&mask).map(|(a, b)| a ^ b).collect::<Vec<_>>();
+            let head = [&[1, 1, 0, 24], &request[4..20], &[0, if hidden { 0x20 } else { 1 }, 0, 20, 0, 2]].concat();
+            let answer = [head, port.to_be_bytes().to_vec(), ip].concat();
+            assert_eq!(question.handle(server, &answer), Some(Some(SocketAddr::new(mapped.into(), 40_000))));
+        }
+    }
+
     #[test]
     fn the_default_route_ranks_before_bridges_and_ipv6_before_ipv4() {
         let ip = |text: &str| -> IpAddr { text.parse().expect("address") };
@@ -243,5 +260,31 @@ mod tests {
         let hosts = hosts(true, |ip| ip.is_ipv4());
         assert!(hosts.last().is_some_and(IpAddr::is_loopback), "{hosts:?}");
         assert!(super::hosts(false, |_| true).iter().all(|ip| !ip.is_loopback()));
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(5_000))]
+
+        /// Attributes of any kind and length behind the head of an answer, which may say any length itself.
+        #[test]
+        fn whatever_a_stun_server_answers_does_no_harm(
+            length in proptest::prelude::any::<u16>(),
+            honest in proptest::prelude::any::<bool>(),
+            attributes in proptest::collection::vec(
+                (proptest::sample::select(vec![0x20_u16, 1, 9]), 0_u16..24, proptest::collection::vec(proptest::prelude::any::<u8>(), 0..24)), 0..4),
+        ) {
+            let (now, server) = (Instant::now(), "192.0.2.1:3478".parse().expect("address"));
+            let mut question = Question::new(server);
+            let request = question.poll(now).expect("at once");
+            let body: Vec<u8> = attributes.iter().flat_map(|(kind, length, value)| {
+                [kind.to_be_bytes().as_slice(), &length.to_be_bytes(), value].concat()
+            }).collect();
+            let length = if honest { body.len() as u16 } else { length };
+            let mut answer = [&[1, 1], length.to_be_bytes().as_slice(), &request[4..20]].concat();
+            answer.extend_from_slice(&body);
+            if question.handle(server, &answer).is_some() {
+                proptest::prop_assert!(question.is_done());
+            }
+        }
     }
 }

@@ -99,4 +99,19 @@ mod tests {
         assert_eq!(untold.take().len(), MAX_WAITING);
         assert!(untold.take().is_empty());
     }
+
+    proptest::proptest! {
+        /// Text of any kind, and JSON of any kind behind the encoding.
+        #[test]
+        fn whatever_comes_on_the_negotiation_channel_does_no_harm(
+            text in "\\PC{0,80}",
+            json in "\\{(\"(candidate|usernameFragment|sdpMid|sdpMLineIndex)\":(\"\\PC{0,9}\"|-?[0-9]{1,9}|null|\\[\\]),?){0,6}\\}",
+        ) {
+            for text in [text.clone(), STANDARD.encode(&text), STANDARD.encode(&json)] {
+                if let Some(told) = Told::decode(&text) {
+                    proptest::prop_assert_eq!(Told::decode(&told.encode()), Some(told));
+                }
+            }
+        }
+    }
 }
