@@ -22,7 +22,7 @@ use tower::{Service, service_fn};
 use transport::tls::Trust;
 use transport::{Address, Body, ConnectOptions, Lane, Link, Security, Target, direct};
 
-use crate::{MachineError, ROBOT_SECRET};
+use crate::{API_KEY, MachineError, ROBOT_SECRET};
 
 /// How long looking up the cloud's name and authenticating may take, each.
 const STEP: Duration = Duration::from_secs(5);
@@ -34,14 +34,36 @@ const ACCEPT: Duration = Duration::from_secs(2);
 /// Addresses of the cloud that are tried; names rarely have more than four.
 const MAX_ADDRESSES: usize = 4;
 
+/// By what a machine proves at its cloud which one it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CloudIdentity {
+    /// Its part's id and secret.
+    #[default]
+    Part,
+    /// The id of an api key that is good for it, and the key.
+    ApiKey,
+}
+
+impl CloudIdentity {
+    /// As credentials name it.
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Part => ROBOT_SECRET,
+            Self::ApiKey => API_KEY,
+        }
+    }
+}
+
 /// Where a machine's cloud is, and what the machine is there.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CloudAccount {
     /// `https://host[:port]`, or `http://` for trials on one host. Without a scheme: `https`.
     pub url: String,
-    /// The part's id.
+    /// What `id` and `secret` are.
+    pub identity: CloudIdentity,
+    /// The part's id, or the key's.
     pub id: String,
-    /// The part's secret.
+    /// The part's secret, or the key.
     pub secret: String,
     /// A CA to trust beside the system's.
     pub ca_file: Option<PathBuf>,
@@ -143,7 +165,8 @@ impl Shared {
     }
 
     async fn authenticate(&self, link: &Link) -> Result<HeaderValue, Status> {
-        let credentials = Credentials { r#type: ROBOT_SECRET.to_owned(), payload: self.account.secret.clone() };
+        let kind = self.account.identity.kind();
+        let credentials = Credentials { r#type: kind.to_owned(), payload: self.account.secret.clone() };
         let request = AuthenticateRequest { entity: self.account.id.clone(), credentials: Some(credentials) };
         let link = link.clone();
         let on_link = service_fn(move |request| {
@@ -153,7 +176,7 @@ impl Shared {
         let token = match AuthServiceClient::new(on_link).authenticate(request).await {
             Ok(reply) => reply.into_inner().access_token,
             Err(status) => {
-                tracing::warn!(cloud = self.account.url, %status, "the cloud does not accept this part's id and secret");
+                tracing::warn!(cloud = self.account.url, %status, kind, "the cloud does not accept this machine's id and secret");
                 return Err(status);
             }
         };

@@ -18,7 +18,7 @@ mod safety;
 pub mod signaling;
 
 pub use auth::{API_KEY, AuthError, Authenticator, Principal, ROBOT_SECRET};
-pub use cloud::CloudAccount;
+pub use cloud::{CloudAccount, CloudIdentity};
 pub use driver::DriverError;
 pub use guard::{Arrival, Caller};
 pub use machine::local_certificate;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use discovery::FinderOptions;
 use machine_api::viam::robot::v1::GetVersionRequest;
 use machine_api::viam::robot::v1::robot_service_client::RobotServiceClient;
-use machine_host::CloudAccount;
+use machine_host::{CloudAccount, CloudIdentity};
 use robot_client::{NoTokens, Robot, RobotBuilder};
 use sim_machine::cloud::{Cloud, CloudOptions, User};
 use support::{Samples, Served, authenticate, bar};
@@ -48,8 +48,13 @@ impl Clouded {
         let (user, part) = (cloud.state.users[0].clone(), cloud.state.machines[0].clone());
         let (ended, ca) = (CancellationToken::new(), folder.path().join("ca.pem"));
         runtime.spawn(cloud.serve(ended.clone()));
-        let account =
-            CloudAccount { url: address.clone(), id: part.id, secret: part.secret, ca_file: Some(ca.clone()) };
+        let account = CloudAccount {
+            identity: CloudIdentity::Part,
+            url: address.clone(),
+            id: part.id,
+            secret: part.secret,
+            ca_file: Some(ca.clone()),
+        };
         let machine = Served::with(Duration::from_secs(2), |options| {
             options.api_keys.insert(user.id.clone(), user.key.clone());
             options.cloud = Some(account);

@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{ArgGroup, Parser, ValueEnum};
 use machine_host::config::duration;
 
 /// A machine without hardware: bases, motors, arms and more that really move, in a simulated world.
 #[derive(Parser, Clone, Debug)]
 #[command(version, about)]
+#[command(group(ArgGroup::new("account").args(["part_id", "cloud_key_id"])))]
 pub struct Arguments {
     /// The machine's configuration, in the JSON format of existing machines; re-read when it changes and on SIGHUP. Without one a
     /// default machine is started.
@@ -40,14 +41,20 @@ pub struct Arguments {
     #[arg(long)]
     pub no_tls: bool,
     /// The cloud to register with, `https://host[:port]`, instead of the configuration's `cloud`.
-    #[arg(long, value_name = "URL", requires_all = ["part_id", "secret"])]
+    #[arg(long, value_name = "URL", requires = "account")]
     pub cloud: Option<String>,
     /// The part's id at the cloud.
-    #[arg(long, value_name = "ID", requires = "cloud")]
+    #[arg(long, value_name = "ID", requires_all = ["cloud", "secret"])]
     pub part_id: Option<String>,
     /// The part's secret at the cloud.
-    #[arg(long, value_name = "SECRET", requires = "cloud")]
+    #[arg(long, value_name = "SECRET", requires = "part_id")]
     pub secret: Option<String>,
+    /// The id of an api key that the cloud takes for this machine's, instead of its part's id and secret.
+    #[arg(long, value_name = "ID", requires_all = ["cloud", "cloud_key"])]
+    pub cloud_key_id: Option<String>,
+    /// That key.
+    #[arg(long, value_name = "KEY", requires = "cloud_key_id")]
+    pub cloud_key: Option<String>,
     /// A CA that the cloud's certificate may be of, beside the system's.
     #[arg(long, value_name = "FILE", env = "LIFELINE_CA_FILE")]
     pub ca_file: Option<PathBuf>,

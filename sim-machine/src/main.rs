@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use machine_host::config::Config;
-use machine_host::{CloudAccount, Machine, MachineOptions, SafetyOptions, Tls};
+use machine_host::{CloudAccount, CloudIdentity, Machine, MachineOptions, SafetyOptions, Tls};
 use sim_machine::observer::Observer;
 use sim_machine::world::World;
 use tokio::signal::unix::{SignalKind, signal};
@@ -92,9 +92,12 @@ fn options(arguments: &Arguments, config: &Config, state: &Path) -> MachineOptio
     options.order = !arguments.no_order;
     options.webrtc = !arguments.no_webrtc;
     options.webrtc_port = arguments.webrtc_port;
-    options.cloud = match (&arguments.cloud, &arguments.part_id, &arguments.secret) {
-        (Some(url), Some(id), Some(secret)) => {
-            Some(CloudAccount { url: url.clone(), id: id.clone(), secret: secret.clone(), ca_file: None })
+    let part = arguments.part_id.as_ref().zip(arguments.secret.as_ref()).map(|named| (CloudIdentity::Part, named));
+    let key =
+        arguments.cloud_key_id.as_ref().zip(arguments.cloud_key.as_ref()).map(|named| (CloudIdentity::ApiKey, named));
+    options.cloud = match (&arguments.cloud, part.or(key)) {
+        (Some(url), Some((identity, (id, secret)))) => {
+            Some(CloudAccount { url: url.clone(), identity, id: id.clone(), secret: secret.clone(), ca_file: None })
         }
         _ => config.cloud.clone(),
     };

@@ -15,7 +15,7 @@ use machine_api::viam::robot::v1::{
     GetSessionsRequest, ResourceNamesRequest, SendSessionHeartbeatRequest, StartSessionRequest,
 };
 use machine_host::component::Component;
-use machine_host::{CloudAccount, Machine, MachineOptions, SafetyOptions};
+use machine_host::{CloudAccount, CloudIdentity, Machine, MachineOptions, SafetyOptions};
 use robot_client::{ConnectErrorKind, Robot, Tier};
 use sim_machine::cloud::{Cloud, CloudOptions, RelayOptions, State, User};
 use sim_machine::drivers::SimMotor;
@@ -147,6 +147,27 @@ async fn through_its_own_signaling_it_is_driven_and_stops_when_the_connection_en
     until("the motor stops with the session", || !served.moves()).await;
 }
 
+/// What a firewall has to let through is one port, which whoever sets it up knows before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_is_reached_at_the_udp_port_that_it_was_given_and_says_when_that_is_taken() {
+    let free = std::net::UdpSocket::bind("[::]:0").expect("a port");
+    let port = free.local_addr().expect("bound").port();
+    let mut options = MachineOptions::new(NAME);
+    (options.bind, options.mdns, options.webrtc_port) = ("127.0.0.1:0".to_owned(), false, port);
+    let listening = Machine::new(options).expect("a machine").listen().await;
+    let taken = match listening {
+        Ok(listening) => listening.serve(CancellationToken::new()).await.expect_err("the port is taken").to_string(),
+        Err(error) => error.to_string(),
+    };
+    assert!(taken.contains(&format!("UDP port {port} (WebRTC)")), "{taken}");
+    drop(free);
+    let served = Served::start(|options| options.webrtc_port = port).await;
+    let options = PeerOptions::default();
+    let called = transport::webrtc::call(channel(&served.address), NAME, &options, &mut |_, _| {}).await;
+    let (link, _control) = called.expect("called").link();
+    assert_eq!(link.pair().expect("WebRTC").remote.address.port(), port);
+}
+
 /// A cloud in a box, with STUN and TURN, and a machine that is registered there.
 struct Clouded {
     cloud: String,
@@ -175,6 +196,7 @@ impl Clouded {
         let machine = Served::start(|options| {
             options.api_keys = [(user.id.clone(), user.key.clone())].into();
             options.cloud = Some(CloudAccount {
+                identity: CloudIdentity::Part,
                 url: address.clone(),
                 id: part.id.clone(),
                 secret: part.secret.clone(),
@@ -326,7 +348,10 @@ async fn a_program_says_which_candidates_and_relays_its_robot_uses() {
     let _guard = ended.clone().drop_guard();
     tokio::spawn(cloud.serve(ended));
     let (url, part) = (format!("https://{at}"), &machines[0]);
-    let account = CloudAccount { url, id: part.id.clone(), secret: part.secret.clone(), ca_file: Some(ca.clone()) };
+    // The other tests' machines prove themselves by their part's secret.
+    let key = part.api_key.clone().expect("made with the part");
+    let identity = CloudIdentity::ApiKey;
+    let account = CloudAccount { url, identity, id: key.id, secret: key.key, ca_file: Some(ca.clone()) };
     let _machine = Served::start(|options| {
         options.api_keys = [(users[0].id.clone(), users[0].key.clone())].into();
         options.cloud = Some(account);

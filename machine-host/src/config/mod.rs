@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{CloudAccount, Policy, ResourceName, SafetyOptions};
+use crate::{CloudAccount, CloudIdentity, Policy, ResourceName, SafetyOptions};
 
 /// The window where none is configured.
 const DEFAULT_WINDOW: Duration = Duration::from_secs(2);
@@ -112,6 +112,14 @@ struct Cloud {
     id: String,
     secret: String,
     app_address: String,
+    api_key: ApiKey,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ApiKey {
+    id: String,
+    key: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -308,13 +316,20 @@ fn tls(chain: String, key: String) -> Result<Option<(PathBuf, PathBuf)>, ConfigE
 
 /// A machine without an address of its cloud registers with none: there is no default, ours is not everybody's.
 fn cloud(cloud: Cloud) -> Result<Option<CloudAccount>, ConfigError> {
-    let Cloud { id, secret, app_address } = cloud;
-    match (app_address.is_empty(), id.is_empty(), secret.is_empty()) {
-        (true, _, _) => Ok(None),
-        (false, true, _) => Err(wrong("cloud.id", "is missing beside app_address")),
-        (false, _, true) => Err(wrong("cloud.secret", "is missing beside app_address")),
-        (false, false, false) => Ok(Some(CloudAccount { url: app_address, id, secret, ca_file: None })),
+    let Cloud { id, secret, app_address, api_key } = cloud;
+    if app_address.is_empty() {
+        return Ok(None);
     }
+    // As existing machines do, a key rather than the part's secret where there are both.
+    let (identity, id, secret) = match (api_key.id.is_empty(), api_key.key.is_empty()) {
+        (true, true) if id.is_empty() => return Err(wrong("cloud.id", "is missing beside app_address")),
+        (true, true) if secret.is_empty() => return Err(wrong("cloud.secret", "is missing beside app_address")),
+        (true, true) => (CloudIdentity::Part, id, secret),
+        (false, false) => (CloudIdentity::ApiKey, api_key.id, api_key.key),
+        (true, false) => return Err(wrong("cloud.api_key.id", "is missing beside the key")),
+        (false, true) => return Err(wrong("cloud.api_key.key", "is missing beside its id")),
+    };
+    Ok(Some(CloudAccount { url: app_address, identity, id, secret, ca_file: None }))
 }
 
 fn api_keys(handlers: Vec<Handler>) -> Result<BTreeMap<String, String>, ConfigError> {
@@ -441,6 +456,19 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_registers_by_a_key_rather_than_by_its_secret() {
+        let account = |text: &str| {
+            let cloud = Config::parse(text).expect("well-formed").cloud.expect("a cloud");
+            (cloud.identity, cloud.id, cloud.secret)
+        };
+        let part = r#"{"cloud": {"app_address": "https://a", "id": "p", "secret": "s"}}"#;
+        assert_eq!(account(part), (CloudIdentity::Part, "p".into(), "s".into()));
+        let both =
+            r#"{"cloud": {"app_address": "https://a", "id": "p", "secret": "s", "api_key": {"id": "i", "key": "k"}}}"#;
+        assert_eq!(account(both), (CloudIdentity::ApiKey, "i".into(), "k".into()));
+    }
+
+    #[test]
     fn errors_name_their_field() {
         for (text, field) in [
             (r#"{"components": [{"name": "a b", "type": "base"}]}"#, "components[0].name"),
@@ -448,6 +476,8 @@ mod tests {
             (r#"{"components": [{"name": "a", "type": "base"}, {"name": "a", "type": "base"}]}"#, "components[1].name"),
             (r#"{"components": [{"name": 7}]}"#, "components[0].name"),
             (r#"{"cloud": {"app_address": "https://a", "id": "p"}}"#, "cloud.secret"),
+            (r#"{"cloud": {"app_address": "https://a", "api_key": {"id": "k"}}}"#, "cloud.api_key.key"),
+            (r#"{"cloud": {"app_address": "https://a", "api_key": {"key": "k"}}}"#, "cloud.api_key.id"),
             (r#"{"network": {"tls_cert_file": "c.pem"}}"#, "network.tls_key_file"),
             (r#"{"network": {"no_tls": "yes"}}"#, "network.no_tls"),
             (r#"{"network": {"sessions": {"max_sessions": 0}}}"#, "network.sessions.max_sessions"),

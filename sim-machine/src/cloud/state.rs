@@ -42,6 +42,18 @@ pub struct Part {
     pub secret: String,
     /// Its name, `<machine>.<location>.viam.cloud`.
     pub name: String,
+    /// An api key that it may prove itself by instead.
+    #[serde(default)]
+    pub api_key: Option<PartKey>,
+}
+
+/// A machine's api key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartKey {
+    /// Its id, a UUID.
+    pub id: String,
+    /// The key.
+    pub key: String,
 }
 
 impl std::fmt::Debug for User {
@@ -88,7 +100,13 @@ impl State {
         }
         for name in machines {
             if state.machines.iter().all(|machine| machine.name != *name) {
-                state.machines.push(Part { id: Uuid::new_v4().to_string(), secret: secret(), name: name.clone() });
+                let api_key = Some(PartKey { id: Uuid::new_v4().to_string(), key: secret() });
+                state.machines.push(Part {
+                    id: Uuid::new_v4().to_string(),
+                    secret: secret(),
+                    name: name.clone(),
+                    api_key,
+                });
             }
             let user = &mut state.users[0];
             if !user.machines.contains(name) {
@@ -117,7 +135,8 @@ impl State {
         let of = |kind: &str, id: &str| Principal { kind: kind.to_owned(), id: id.to_owned() };
         let users = self.users.iter().map(|user| (of(API_KEY, &user.id), user.key.clone()));
         let machines = self.machines.iter().map(|part| (of(ROBOT_SECRET, &part.id), part.secret.clone()));
-        users.chain(machines).collect()
+        let keys = self.machines.iter().filter_map(|part| part.api_key.as_ref());
+        users.chain(machines).chain(keys.map(|key| (of(API_KEY, &key.id), key.key.clone()))).collect()
     }
 
     /// Whether this key is good for that machine.
@@ -128,7 +147,12 @@ impl State {
 
     /// Whether this is that machine.
     pub(super) fn may_answer(&self, principal: &Principal, host: &str) -> bool {
-        principal.kind == ROBOT_SECRET && self.machines.iter().any(|part| part.id == principal.id && part.name == host)
+        let is = |part: &&Part| match principal.kind.as_str() {
+            ROBOT_SECRET => part.id == principal.id,
+            API_KEY => part.api_key.as_ref().is_some_and(|key| key.id == principal.id),
+            _ => false,
+        };
+        self.machines.iter().filter(is).any(|part| part.name == host)
     }
 }
 
@@ -158,7 +182,12 @@ mod tests {
 
     #[test]
     fn a_key_calls_its_machines_and_a_machine_answers_for_itself() {
-        let part = |id: &str, name: &str| Part { id: id.into(), secret: "s".into(), name: name.into() };
+        let part = |id: &str, name: &str| Part {
+            id: id.into(),
+            secret: "s".into(),
+            name: name.into(),
+            api_key: Some(PartKey { id: format!("key of {id}"), key: "k".into() }),
+        };
         let user = User { id: "u".into(), key: "k".into(), machines: vec!["m1".into(), "gone".into()] };
         let state = State { users: vec![user], machines: vec![part("p1", "m1"), part("p2", "m2")] };
         let of = |kind: &str, id: &str| Principal { kind: kind.into(), id: id.into() };
@@ -168,6 +197,12 @@ mod tests {
         }
         assert!(!state.may_call(&of(ROBOT_SECRET, "u"), "m1"));
         assert!(state.may_answer(&of(ROBOT_SECRET, "p1"), "m1"));
+        assert!(
+            state.may_answer(&of(API_KEY, "key of p1"), "m1") && !state.may_answer(&of(API_KEY, "key of p1"), "m2")
+        );
+        assert!(
+            !state.may_answer(&of(ROBOT_SECRET, "key of p1"), "m1") && !state.may_call(&of(API_KEY, "key of p1"), "m1")
+        );
         assert!(!state.may_answer(&of(ROBOT_SECRET, "p1"), "m2") && !state.may_answer(&of(API_KEY, "p1"), "m1"));
     }
 }
