@@ -173,7 +173,10 @@ impl Maker {
         };
         let turn_tls = self.tls.as_ref().and_then(|tls| tls.trust.client_config().ok());
         let (policy, turn, backend) = (self.ice, self.turn.clone(), self.backend);
-        let options = PeerOptions { timeout: self.timeout, turn_tls, policy, turn, backend, ..PeerOptions::default() };
+        // A machine's own signaling is where it is.
+        let stock_stun = matches!(signaler, Signaler::Cloud { .. });
+        let (timeout, others) = (self.timeout, PeerOptions::default());
+        let options = PeerOptions { timeout, stock_stun, turn_tls, policy, turn, backend, ..others };
         let service =
             |admitted: &Admitted| Authorized { link: signaling.clone(), authorization: admitted.authorization.clone() };
         let mut stages = |stage, _| {

@@ -99,7 +99,7 @@ impl Answerers {
         let mut tasks = vec![answer_through(Inside(own.into_server()), name, answering.clone(), serving.clone())];
         if let Some(account) = &options.cloud {
             let cloud = CloudLink::new(account.clone())?;
-            let peer = PeerOptions { turn_tls: cloud.tls(), ..answering.peer.clone() };
+            let peer = PeerOptions { turn_tls: cloud.tls(), stock_stun: true, ..answering.peer.clone() };
             let answering = AnswerOptions { peer, ..answering };
             tasks.push(answer_through(cloud, machine.0.name.cloud(), answering, serving));
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use machine_api::proto::rpc::webrtc::v1::signaling_service_client::SignalingServiceClient;
 use machine_api::proto::rpc::webrtc::v1::{AnswerRequest, AnswerResponse, answer_request};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::client::GrpcService;
@@ -56,13 +56,11 @@ pub struct AnswerOptions {
     pub waiting: usize,
     /// Exchanges at once, of all services that share [`AnswerOptions::places`]. Default 16; offers beyond them wait in the service.
     pub places: Arc<Semaphore>,
-    /// Ends a wait after a failure at once: something about the network has changed.
-    pub wake: Arc<Notify>,
 }
 
 impl Default for AnswerOptions {
     fn default() -> Self {
-        Self { peer: PeerOptions::default(), waiting: 2, places: Arc::new(Semaphore::new(16)), wake: Arc::default() }
+        Self { peer: PeerOptions::default(), waiting: 2, places: Arc::new(Semaphore::new(16)) }
     }
 }
 
@@ -141,10 +139,8 @@ where
         }
         // Half to the whole of the pause: machines that lost a service together do not come back together.
         let jittered = pause.mul_f64(rand::random_range(0.5..=1.0));
-        tokio::select! {
-            () = tokio::time::sleep(jittered) => pause = (2 * pause).min(LONGEST),
-            () = shared.options.wake.notified() => pause = FIRST,
-        }
+        tokio::time::sleep(jittered).await;
+        pause = (2 * pause).min(LONGEST);
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::peer::Backend;
 use super::socket::Mux;
 
-/// STUN servers that existing peers use where nobody names others.
+/// STUN servers that existing peers use. Here they are asked only where nobody names any server: see [`PeerOptions::stock_stun`].
 pub const STOCK_STUN: [&str; 2] = ["stun:global.stun.twilio.com:3478", "stun:turn.viam.com:443"];
 /// ICE servers that are used of all that are named: each is asked for every connection.
 const MAX_SERVERS: usize = 16;
@@ -131,6 +131,8 @@ pub enum SocketChoice {
 pub struct PeerOptions {
     /// STUN and TURN servers besides those that signaling names. Default none.
     pub ice_servers: Vec<IceServer>,
+    /// Whether [`STOCK_STUN`] is asked where neither `ice_servers` nor signaling names a server: for ends that may be anywhere on the internet. Default false.
+    pub stock_stun: bool,
     /// Which candidates may be used. Default all.
     pub policy: IcePolicy,
     /// Applied to the TURN servers that signaling names. Default: all of them as they are.
@@ -156,6 +158,7 @@ impl Default for PeerOptions {
     fn default() -> Self {
         Self {
             ice_servers: Vec::new(),
+            stock_stun: false,
             policy: IcePolicy::All,
             turn: TurnFilter::default(),
             trickle: true,
@@ -231,7 +234,23 @@ impl PeerOptions {
             }
         }
         seen.truncate(MAX_SERVERS);
+        seen.extend(self.stun_besides(&seen));
         seen
+    }
+
+    /// Who tells where we are seen, if none of the others is there for that: a relay does too (RFC 8656 section 2), and else the stock servers.
+    fn stun_besides(&self, others: &[Server]) -> Vec<Server> {
+        let datagrams = |s: &&Server| s.url.transport == Transport::Udp && !s.url.secure;
+        let asked = others.iter().filter(datagrams).any(|s| !s.url.turn);
+        if asked || self.policy == IcePolicy::RelayOnly {
+            return Vec::new();
+        }
+        let plain = |url: IceUrl| Server { url, username: String::new(), credential: String::new() };
+        if others.is_empty() && self.stock_stun {
+            return STOCK_STUN.iter().filter_map(|url| IceUrl::parse(url)).map(plain).collect();
+        }
+        let relays = others.iter().filter(datagrams).take(2);
+        relays.map(|s| plain(IceUrl { turn: false, ..s.url.clone() })).collect()
     }
 }
 
@@ -280,5 +299,35 @@ mod tests {
         assert_eq!(hosts(&options), ["s.example"]);
         options.policy = IcePolicy::RelayOnly;
         assert_eq!(hosts(&options), ["own.example", "a.example", "b.example"]);
+    }
+
+    #[test]
+    fn somebody_tells_where_we_are_seen() {
+        let asked = |options: &PeerOptions, urls: &[&str]| -> Vec<String> {
+            let urls = urls.iter().map(|url| (*url).to_owned()).collect();
+            let named = IceServer { urls, username: "user".into(), credential: "secret".into() };
+            let stun = |s: &Server| !s.url.turn && s.username.is_empty() && s.credential.is_empty();
+            options
+                .servers(&[named])
+                .iter()
+                .filter(|s| stun(s))
+                .map(|s| format!("{}:{}", s.url.host, s.url.port))
+                .collect()
+        };
+        let mut options = PeerOptions::default();
+        assert_eq!(asked(&options, &[]), [""; 0]);
+        assert_eq!(asked(&options, &["turn:a.example", "turn:b.example:80?transport=tcp"]), ["a.example:3478"]);
+        assert_eq!(asked(&options, &["turn:a.example", "turns:a.example", "stuns:c.example"]), ["a.example:3478"]);
+        let other = IceServer { urls: vec!["stun:d.example".into()], ..IceServer::default() };
+        options.ice_servers.push(other);
+        assert_eq!(asked(&options, &["turn:a.example"]), ["d.example:3478"]);
+        options.ice_servers.clear();
+        options.stock_stun = true;
+        assert_eq!(asked(&options, &[]), ["global.stun.twilio.com:3478", "turn.viam.com:443"]);
+        assert_eq!(asked(&options, &["turn:a.example"]), ["a.example:3478"]);
+        options.policy = IcePolicy::NoRelay;
+        assert_eq!(asked(&options, &["turn:a.example"]), ["global.stun.twilio.com:3478", "turn.viam.com:443"]);
+        options.policy = IcePolicy::RelayOnly;
+        assert_eq!(asked(&options, &["turn:a.example"]), [""; 0]);
     }
 }
