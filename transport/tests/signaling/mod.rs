@@ -43,6 +43,7 @@ pub struct Signaling {
     pub seen: Arc<Mutex<Seen>>,
     pub servers: Arc<Mutex<Vec<api::IceServer>>>,
     /// Where it serves.
+    #[allow(dead_code, reason = "a bench uses this module too")]
     pub address: std::net::SocketAddr,
     pub host: &'static str,
 }

@@ -66,7 +66,11 @@ fn tell(root: &Path, peer: &str, title: &str, rows: &[Row]) -> Outcome {
         println!("{row:<50} {result}");
     }
     fs::write(record(root, peer), serde_json::to_vec_pretty(rows)?)?;
-    println!("{} passed, 0 failed", rows.len());
+    if rows.is_empty() {
+        println!("0 passed, 0 failed, all skipped: nothing is shown");
+    } else {
+        println!("{} passed, 0 failed", rows.len());
+    }
     Ok(())
 }
 
@@ -79,7 +83,7 @@ fn isolated(peer: &str) -> Result<Vec<Row>, Box<dyn std::error::Error>> {
     let privileges = match lab::privileges() {
         Ok(privileges) => privileges,
         Err(why) if !rustix::process::geteuid().is_root() => {
-            println!("over WebRTC: not run, {why}");
+            println!("{peer} in namespaces of its own: NOT RUN, {why}");
             return Ok(Vec::new());
         }
         Err(why) => return Err(why.into()),

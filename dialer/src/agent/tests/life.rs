@@ -212,6 +212,24 @@ fn a_stalled_primary_is_hedged_until_something_is_acknowledged() {
     assert!(rig.saw(|output| *output == Output::Decide { link: primary }));
 }
 
+/// One that is alone looks for another pair first: new ICE words would change those by which the checks of that are known.
+#[test]
+fn a_dead_peer_connection_restarts_ice_beside_another_link_and_moves_where_it_is_alone() {
+    for alone in [false, true] {
+        let (mut rig, primary, standby) = Rig::controlling_over(Tier::LanWebRtc);
+        if alone {
+            rig.close(standby);
+            rig.out.clear();
+        }
+        rig.agent.handle_sent(primary, rig.now);
+        rig.pass(MS * 2_000, &[standby]);
+        assert!(rig.saw(|output| *output == Output::Event(Event::Dead { link: primary })), "{:?}", rig.out);
+        assert_eq!(rig.saw(|output| *output == Output::RestartIce { link: primary }), !alone);
+        assert_eq!(rig.agent.primary() == Some(standby), !alone);
+        assert!(!alone || rig.saw(|output| *output == Output::MovePair { link: primary }));
+    }
+}
+
 #[test]
 fn idle_links_are_probed_every_three_seconds_and_controlling_ones_ten_times_a_second() {
     let probes = |rig: &Rig, link| {

@@ -141,6 +141,19 @@ fn malformed_frames_say_whose_they_are() {
     assert_eq!(read_request(&Bytes::new()).expect_err("empty").why, Wrong("it names no stream"));
 }
 
+/// Of a peer's answer as of its call; and what a program of ours sets is told to the program, not to the peer.
+#[test]
+fn metadata_that_is_not_text_crosses_in_neither_direction() {
+    for (rest, head) in [("120c0a0a0a080a016b12030a01ff", true), ("220c120a0a080a016b12030a01ff", false)] {
+        let malformed = read_response(&hex(&format!("0a020809{rest}"))).expect_err(rest);
+        assert_eq!(malformed, Malformed { stream: Some(9), head, why: Wrong("a text is not UTF-8") }, "{rest}");
+    }
+    let mut headers = HeaderMap::new();
+    headers.insert("k", HeaderValue::from_bytes(&[0xff]).expect("bytes that HTTP allows"));
+    let refused = request::head(9, "/a.B/C", &headers, None, None).expect_err("no text");
+    assert_eq!(refused, Wrong("a metadata value is not UTF-8"));
+}
+
 #[test]
 fn metadata_crosses_with_every_value_and_without_what_a_hop_means() {
     let sent = metadata(&[
