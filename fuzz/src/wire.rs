@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use machine_api::proto::rpc::webrtc::v1::{AnswerRequest, CallResponse};
 use prost::Message;
-use transport::webrtc::exchange::{Answerer, Caller as CallerHalf};
+use transport::webrtc::exchange::{Answerer, AnswererOutput, Caller as CallerHalf};
 use transport::webrtc::frame::{Request, read_request, read_response, request};
 use transport::webrtc::mux::{Callee, Caller, Event, Limits, Read, single_request};
 use transport::webrtc::sdp::{Description, Kind};
@@ -86,13 +86,14 @@ pub fn sdp(bytes: &[u8]) {
     let _ = Description::decode(text);
 }
 
-/// Both halves of an exchange, told whatever a service likes to tell them.
+/// Both halves of an exchange, told whatever a service likes to tell them, while their own ends go on as each piece's length says.
 pub fn exchange(bytes: &[u8]) {
     let now = Instant::now();
     let (mut caller, mut answerer) = (CallerHalf::new(now + Duration::from_secs(10)), Answerer::new());
     caller.handle_candidate("candidate:1 1 udp 1 192.168.1.7 9 typ host");
     let (mut called, mut answered) = (0, 0);
-    for piece in pieces(bytes) {
+    for (piece, ms) in pieces(bytes).zip((0..).step_by(7)) {
+        let now = now + Duration::from_millis(ms);
         if let Ok(response) = CallResponse::decode(piece) {
             caller.handle_response(response, now);
         }
@@ -100,12 +101,28 @@ pub fn exchange(bytes: &[u8]) {
             answerer.handle_request(request, SystemTime::UNIX_EPOCH, now);
         }
         called += std::iter::from_fn(|| caller.poll_output()).count();
-        answered += std::iter::from_fn(|| answerer.poll_output()).count();
+        while let Some(output) = answerer.poll_output() {
+            answered += 1;
+            if let AnswererOutput::Offer(offer) = output {
+                answerer.handle_answer(offer.description, now);
+            }
+        }
+        match piece.len() % 16 {
+            1 => answerer.handle_checked(now),
+            2 => answerer.handle_candidate("candidate:1 1 udp 1 127.0.0.1 9 typ host"),
+            3 => answerer.handle_gathered(),
+            4 => answerer.handle_open(),
+            5 => caller.handle_gathered(),
+            6 => caller.handle_open(),
+            7 => caller.handle_candidate("candidate:1 1 udp 1 192.168.1.7 9 typ host"),
+            8 => answerer.handle_timeout(now),
+            _ => {}
+        }
     }
     caller.handle_timeout(now + Duration::from_secs(60));
     answerer.handle_timeout(now + Duration::from_secs(60));
     called += std::iter::from_fn(|| caller.poll_output()).count();
     answered += std::iter::from_fn(|| answerer.poll_output()).count();
-    // 64 candidates of either side, the answer, done and an error.
+    // 64 candidates of either side, the offer, the answer, done and an error.
     assert!(called <= 140 && answered <= 140, "{called} and {answered} outputs of one exchange");
 }

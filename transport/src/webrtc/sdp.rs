@@ -386,6 +386,15 @@ mod tests {
         d
     }
 
+    /// As one published client sends it.
+    #[test]
+    fn a_description_that_is_not_encoded_is_read_as_well() {
+        let said =
+            Description::new(Kind::Offer, 1, "frag".into(), "a-password-of-22-chars".into(), [1; 32], Setup::ActPass);
+        let json = STANDARD.decode(said.encode()).expect("base64");
+        assert_eq!(Description::decode(std::str::from_utf8(&json).expect("JSON")), Description::decode(&said.encode()));
+    }
+
     #[test]
     fn what_is_written_is_read_back() {
         for (kind, setup) in

@@ -6,6 +6,8 @@ use machine_api::proto::rpc::webrtc::v1::{
     CallResponseUpdateStage, answer_request, answer_response, call_response, call_update_request,
 };
 
+use prost::Message as _;
+
 use super::answerer::{EARLIEST, HEAD_START, LATEST, NUDGES, OFFER_LIFE, PATIENCE};
 use super::*;
 use crate::webrtc::sdp::{Description, Kind, Setup};
@@ -149,6 +151,18 @@ fn request(uuid: &str, stage: answer_request::Stage) -> AnswerRequest {
 
 fn offered(sdp: String) -> AnswerRequest {
     request("a", answer_request::Stage::Init(AnswerRequestInitStage { sdp, ..Default::default() }))
+}
+
+/// What existing services send, byte by byte; a heartbeat is no offer, whenever it comes.
+#[test]
+fn a_heartbeat_is_read_and_means_nothing() {
+    let beat = AnswerRequest::decode(&[0x32, 0x00][..]).expect("a message");
+    assert_eq!(beat.stage, Some(answer_request::Stage::Heartbeat(AnswerRequestHeartbeatStage {})));
+    let (mut answerer, now) = (Answerer::new(), Instant::now());
+    for request in [beat.clone(), offered(described(Kind::Offer, Setup::ActPass).encode()), beat] {
+        answerer.handle_request(request, SystemTime::UNIX_EPOCH, now);
+    }
+    assert_eq!(answered(&mut answerer), ["offer"]);
 }
 
 /// A candidate of the caller's.
