@@ -79,21 +79,23 @@ pub(crate) fn start(server: Server, tls: Option<Arc<rustls::ClientConfig>>, news
             Ok(Err(error)) => return fail(&news, &server.url, &error).await,
             Err(_) => return fail(&news, &server.url, &"its name was not found in time").await,
         };
+        // One of each family is enough: all see the same, and lend the same.
+        let of = |v4: bool| found.iter().copied().find(move |a| a.is_ipv4() == v4);
+        let addresses: Vec<SocketAddr> = of(true).into_iter().chain(of(false)).collect();
         if !server.url.turn {
             // STUN over TCP tells the address of a TCP connection, which nobody here can use.
             let usable = server.url.transport == Transport::Udp;
-            // One of each family is enough: all see the same.
-            let of = |v4: bool| found.iter().copied().find(move |a| a.is_ipv4() == v4);
-            let servers = if usable { of(true).into_iter().chain(of(false)).collect() } else { Vec::new() };
-            let _ = news.send(Box::new(News::Stun(servers))).await;
+            let _ = news.send(Box::new(News::Stun(if usable { addresses } else { Vec::new() }))).await;
             return;
         }
-        let Some(address) = found.iter().copied().find(SocketAddr::is_ipv4).or(found.first().copied()) else {
-            return fail(&news, &server.url, &"its name has no address").await;
-        };
-        if let Err(error) = allocate(&server, address, tls, &news).await {
-            fail(&news, &server.url, &error).await;
+        let mut why = io::Error::other("its name has no address");
+        for address in addresses {
+            match allocate(&server, address, tls.clone(), &news).await {
+                Ok(()) => return,
+                Err(error) => why = error,
+            }
         }
+        fail(&news, &server.url, &why).await;
     });
 }
 
@@ -207,7 +209,15 @@ impl<C: TurnClientApi> Session<C> {
         StunInstant::from_nanos(i64::try_from(nanos).unwrap_or(i64::MAX))
     }
 
+    /// Fails only before there is an address: whoever was told of one is told of no failure.
     async fn run(mut self) -> io::Result<()> {
+        match self.live().await {
+            Err(error) => self.over(error),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    async fn live(&mut self) -> io::Result<()> {
         let mut buffer = vec![0; BUFFER];
         loop {
             let wait = match self.client.poll(self.now()) {
@@ -215,7 +225,7 @@ impl<C: TurnClientApi> Session<C> {
                     let left = at.as_nanos().saturating_sub(self.now().as_nanos());
                     Duration::from_nanos(u64::try_from(left).unwrap_or(0)).min(Duration::from_secs(60))
                 }
-                TurnPollRet::Closed => return self.over(io::Error::other("the relay closed the allocation")),
+                TurnPollRet::Closed => return Err(io::Error::other("the relay closed the allocation")),
                 _ => Duration::ZERO,
             };
             self.flush().await?;
@@ -230,7 +240,7 @@ impl<C: TurnClientApi> Session<C> {
                 read = self.pipe.read(&mut buffer) => match read {
                     Ok(read) => self.received(&buffer[..read]),
                     Err(error) if matches!(self.pipe, Pipe::Udp(_)) => tracing::debug!(%error, "TURN over UDP"),
-                    Err(error) => return self.over(error),
+                    Err(error) => return Err(error),
                 },
                 sent = self.outgoing.recv() => match sent {
                     Some((peer, datagram)) => self.forward(peer, datagram).await?,
