@@ -38,10 +38,34 @@ struct Answered {
     trailers: Option<HeaderMap>,
 }
 
+/// The copies of a Stop that are out on one link: the oldest and the newest, so that a Stop takes two of the link's reserved streams at most.
+#[derive(Default)]
+struct Copies {
+    letter: Option<Letter>,
+    out: BTreeMap<u64, AbortHandle>,
+    sent: u64,
+}
+
+impl Copies {
+    /// What the next copy is called. A repeat drops the one before it, but not the oldest: where a round trip takes longer than the pause between
+    /// repeats, that would drop every answer. What another letter was on tells nothing any more.
+    fn next(&mut self, letter: Option<&Letter>) -> u64 {
+        let kept = if self.letter.as_ref() == letter { 1 } else { 0 };
+        while self.out.len() > kept
+            && let Some((_, before)) = self.out.pop_last()
+        {
+            before.abort();
+        }
+        self.letter = letter.cloned();
+        self.sent += 1;
+        self.sent
+    }
+}
+
 /// A Stop whose caller waits, or that is delivered without one.
 pub(super) struct OpenStop {
     request: StopRequest,
-    copies: BTreeMap<Link, AbortHandle>,
+    copies: BTreeMap<Link, Copies>,
     caller: Option<oneshot::Sender<Result<Response<Body>, Status>>>,
     /// The last good answer, for the caller.
     good: Option<Answered>,
@@ -78,13 +102,17 @@ impl Session {
     pub(super) fn send_stop(&self, state: &mut State, call: Call, link: Link, letter: Option<Letter>) {
         let Some(open) = state.stops.get_mut(&call) else { return };
         let copy = self.copy(&open.request, LinkId(link.0), letter.as_ref());
+        let copies = open.copies.entry(link).or_default();
+        let number = copies.next(letter.as_ref());
         let this = self.this.clone();
         let task = self.runtime.spawn(async move {
             let answer = copy.await;
             let Some(session) = this.upgrade() else { return };
             session.with(|state, now| {
                 let Some(open) = state.stops.get_mut(&call) else { return };
-                open.copies.remove(&link);
+                if let Some(copies) = open.copies.get_mut(&link) {
+                    copies.out.remove(&number);
+                }
                 let ok = match answer {
                     Ok(answer) => match answer.failure() {
                         None => {
@@ -104,10 +132,7 @@ impl Session {
                 state.core.handle_stopped(call, link, ok, now);
             });
         });
-        // A repeat drops the copy before it on that link.
-        if let Some(before) = open.copies.insert(link, task.abort_handle()) {
-            before.abort();
-        }
+        copies.out.insert(number, task.abort_handle());
     }
 
     /// One copy on one link, up to its complete answer.
