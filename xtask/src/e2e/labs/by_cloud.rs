@@ -31,7 +31,8 @@ fn tier(client: &Driver) -> Result<(String, String), Box<dyn std::error::Error>>
     Ok((text("tier"), text("remote")))
 }
 
-fn expect_tier(client: &Driver, wanted: &str, address: &str) -> Outcome {
+/// Fails where calls go over another tier, or to another address.
+pub fn expect_tier(client: &Driver, wanted: &str, address: &str) -> Outcome {
     let (tier, remote) = tier(client)?;
     if tier == wanted && remote.starts_with(address) {
         return Ok(());

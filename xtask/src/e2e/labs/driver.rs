@@ -191,6 +191,39 @@ impl Driver {
         }
     }
 
+    /// The longest time in this span without an answer to a call of a kind: when it began and ended.
+    pub fn silence(&self, kind: &str, from: f64, to: f64) -> Result<(f64, f64), Box<dyn std::error::Error>> {
+        let answered = self.calls().into_iter().filter(|c| c.kind == kind && c.ok && (from..to).contains(&c.done));
+        let mut answered: Vec<f64> = answered.map(|c| c.done).collect();
+        answered.sort_by(f64::total_cmp);
+        answered.push(to);
+        let pairs = answered.windows(2).map(|pair| (pair[0], pair[1]));
+        let longest = pairs.max_by(|a, b| (a.1 - a.0).total_cmp(&(b.1 - b.0)));
+        longest.ok_or_else(|| format!("no {kind} call was answered").into())
+    }
+
+    /// Calls of a kind that were due in this span went well but for those that were refused, as there was no route, in a part of it: at once, or when a link on
+    /// trial came to nothing. Returns how many those were.
+    pub fn well_but_for(
+        &self,
+        kind: &str,
+        (from, to): (f64, f64),
+        (lost, found): (f64, f64),
+    ) -> Result<usize, Box<dyn std::error::Error>> {
+        let calls: Vec<Call> =
+            self.calls().into_iter().filter(|c| c.kind == kind && (from..to).contains(&c.due)).collect();
+        if calls.is_empty() {
+            return Err(format!("no {kind} call was due").into());
+        }
+        let failed: Vec<&Call> = calls.iter().filter(|c| !c.ok && !c.superseded()).collect();
+        let refused = |c: &Call| c.error.as_deref().is_some_and(|error| error.starts_with("not connected to"));
+        let excused = |c: &Call| (lost..found).contains(&c.due) && refused(c);
+        match failed.iter().find(|c| !excused(c)) {
+            None => Ok(failed.len()),
+            Some(call) => Err(format!("a {kind} call failed otherwise than for want of a route: {call:?}").into()),
+        }
+    }
+
     /// Fails where calls moved to another link since `since`.
     pub fn no_swap(&self, since: f64) -> Outcome {
         match [self.routes("use", since), self.routes("connected", since)].concat().first() {

@@ -11,6 +11,7 @@ mod machine_again;
 mod mdns_lies;
 mod nat_kinds;
 pub mod places;
+mod rebinding;
 mod s49_cut_webrtc;
 mod s62_internet_lost;
 mod s63_new_client_offline;
@@ -70,6 +71,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     lab("sessions", "s95_nothing_of_a_killed_client_comes_through", s95_killed_behind_a_hole::run),
     lab("routes", "an_interface_goes_while_driving", interfaces::one_goes),
     lab("routes", "a_mapping_is_forgotten_while_driving", interfaces::mapping_forgotten),
+    lab("routes", "webrtc_mappings_are_forgotten_while_driving", rebinding::forgotten),
+    lab("routes", "a_webrtc_mapping_changes_its_port_while_driving", rebinding::another_port),
+    lab(
+        "routes",
+        "a_webrtc_mapping_changes_its_port_before_a_strict_translator",
+        rebinding::another_port_to_a_strict_translator,
+    ),
     lab("sessions", "a_client_stopped_by_its_system", frozen::client),
     lab("sessions", "a_machine_stopped_by_its_system", frozen::machine),
     lab("sessions", "a_machine_started_again_is_found_again", machine_again::restarted),

@@ -126,7 +126,7 @@ fn moved(
 }
 
 /// The pair of addresses over which the newest call came to the machine.
-fn pair(town: &Town) -> Result<String, Box<dyn std::error::Error>> {
+pub(super) fn pair(town: &Town) -> Result<String, Box<dyn std::error::Error>> {
     let calls = town.machine.calls()?;
     let newest = calls.iter().rev().find_map(|call| call["pair"].as_str());
     Ok(newest.ok_or("no call came over WebRTC")?.to_owned())
