@@ -16,11 +16,9 @@ pub async fn run(common: &ConnectionArguments, address: &str, explain: bool, jso
     let robot = match connection::builder(common, address)?.connect().await {
         Ok(robot) => robot,
         Err(error) => {
-            if explain
-                && !json
-                && let Some(record) = error.record()
-            {
-                waterfall(record);
+            if explain && let Some(record) = error.record() {
+                let value = json!({ "route": null, "record": record, "then": null });
+                report::print(json, &value, || waterfall(record));
             }
             return Err(connection::failure(error));
         }

@@ -23,6 +23,7 @@ mod s93_no_needless_copies;
 mod s94_stop_wins;
 mod s95_killed_behind_a_hole;
 mod thin;
+mod told;
 pub mod town;
 pub mod truth;
 mod wan;
@@ -94,5 +95,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     lab("cloud", "a_machine_whose_cloud_was_never_there_rests", cloud_away::never_there),
     lab("cloud", "a_machine_whose_cloud_was_killed_rests", cloud_away::killed),
     lab("cloud", "a_machine_whose_cloud_vanished_rests", cloud_away::vanished),
+    lab("tool", "a_watch_tells_of_a_cut", told::watch),
+    lab("tool", "a_dial_tells_how_a_name_was_found", told::by_name),
+    lab("tool", "a_dial_tells_of_the_machines_own_signaling", told::own_signaling),
+    lab("tool", "a_dial_tells_of_a_cloud", told::by_cloud),
+    lab("tool", "a_dial_tells_why_it_failed", told::failed),
     lab("routes", "nat_of_four_kinds", nat_kinds::run),
 ];
