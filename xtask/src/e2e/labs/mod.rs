@@ -15,6 +15,7 @@ mod rebinding;
 mod s49_cut_webrtc;
 mod s62_internet_lost;
 mod s63_new_client_offline;
+mod s64_cut_at_home;
 mod s65_outside_client;
 mod s66_machine_alone;
 mod s68_flap_and_loss;
@@ -40,6 +41,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     lab("offline", "s62_a_lan_client_does_not_notice_a_lost_internet", s62_internet_lost::run),
     lab("offline", "s63_a_new_client_connects_without_internet", s63_new_client_offline::run),
     lab("routes", "s64_a_client_that_comes_home_needs_no_internet", by_cloud::comes_home),
+    lab("routes", "s64_the_internet_is_cut_under_a_connection_by_cloud", s64_cut_at_home::by_cloud),
+    lab("routes", "s64_the_internet_is_cut_under_a_relayed_connection", s64_cut_at_home::by_relay),
+    lab("routes", "s64_the_internet_is_cut_under_a_direct_connection", s64_cut_at_home::by_public_address),
     lab("offline", "s65_a_client_outside_loses_the_machine_and_comes_back", s65_outside_client::run),
     lab("offline", "s16_s66_a_machine_that_lost_every_network_stops_once", s66_machine_alone::run),
     lab("routes", "s67_a_client_that_leaves_home_goes_over_the_internet", by_cloud::leaves_home),

@@ -190,6 +190,11 @@ impl Town {
         ))
     }
 
+    /// Where the machine's port is open to the internet, clients at home may have it from now on as well.
+    pub fn let_in_at_home(&self) -> Outcome {
+        self.server.nft("delete table ip closed\n")
+    }
+
     /// No direct link can be made to the machine.
     pub fn refuse_direct(&self) -> Outcome {
         self.server.nft(&format!(
