@@ -230,3 +230,36 @@ fn grpc_headers() -> HeaderMap {
     headers.insert(http::header::TE, http::HeaderValue::from_static("trailers"));
     headers
 }
+
+#[cfg(test)]
+mod tests {
+    use session_core::SessionId;
+
+    use super::*;
+
+    /// Over a round trip of five repeats: the answer to the first one is the first that comes.
+    #[tokio::test]
+    async fn a_repeat_drops_the_copy_before_it_but_not_the_oldest() {
+        let mut copies = Copies::default();
+        let mut send = |letter: Option<&Letter>| {
+            let number = copies.next(letter);
+            let out = tokio::spawn(std::future::pending::<()>());
+            copies.out.insert(number, out.abort_handle());
+            out
+        };
+        let dropped = async |sent: &[tokio::task::JoinHandle<()>]| {
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
+            sent.iter().map(tokio::task::JoinHandle::is_finished).collect::<Vec<_>>()
+        };
+        let mut sent: Vec<_> = (0..5).map(|_| send(None)).collect();
+        assert_eq!(dropped(&sent).await, [false, true, true, true, false]);
+        // Another letter: what the old one would bring tells nothing any more.
+        let letter = Letter { session: SessionId(7), order: None };
+        sent.push(send(Some(&letter)));
+        sent.push(send(Some(&letter)));
+        assert_eq!(dropped(&sent).await, [true, true, true, true, true, false, false]);
+        sent.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}

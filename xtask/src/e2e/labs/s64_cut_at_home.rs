@@ -46,9 +46,10 @@ fn comes_home(stage: &Stage, town: &Town, client: &Driver, tier: &str) -> Outcom
     town.lab.set("client-eth0", BOTH, Policy::default())?;
     let cut = town.cut_internet()?;
     by_cloud::expect_tier(client, tier, "")?;
-    client.wait("the LAN", cut, Duration::from_secs(8), |line| {
+    let used = client.wait("the LAN", cut, Duration::from_secs(8), |line| {
         line["route"] == "use" && line["of"]["remote"].as_str().is_some_and(|remote| remote.starts_with("10.1.0.1:"))
     })?;
+    let found = used["t"].as_f64().ok_or("a line without a time")?;
     sleep(Duration::from_millis(2_500));
     let end = now();
     stage.fact("emulator_late_ms", town.lab.report()?.worst_late_ms);
@@ -56,8 +57,8 @@ fn comes_home(stage: &Stage, town: &Town, client: &Driver, tier: &str) -> Outcom
         let gap = client.silence(kind, cut - 0.5, end)?;
         stage.fact(&format!("{kind}_gap_ms"), (gap.1 - gap.0) * 1e3);
         within("the gap", gap.1 - gap.0, WINDOW)?;
-        // Without a route a motion call is refused, and whatever else waits.
-        let refused = client.well_but_for(kind, (cut - 0.5, end - 0.5), gap)?;
+        // Without a route a motion call is refused, also when an answer to an earlier one still comes; and whatever else waits.
+        let refused = client.well_but_for(kind, (cut - 0.5, end - 0.5), (cut, found))?;
         stage.fact(&format!("{kind}_refused"), refused);
         if kind == "read" && refused > 0 {
             return Err(format!("{refused} reads did not wait for a route").into());

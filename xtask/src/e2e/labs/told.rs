@@ -164,7 +164,8 @@ impl Dial {
         arguments: &[&str],
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let mut command = stage.built.command("lifeline");
-        machine.credentials(&mut command);
+        // As users have it: a name belongs to its cloud.
+        machine.credentials(command.env_remove("LIFELINE_CLOUD"));
         let output = host.output(command.args(["--json", "dial", "--explain"]).args(arguments))?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let value = serde_json::from_slice(&output.stdout)
