@@ -225,7 +225,8 @@ impl RobotBuilder {
     }
 
     /// How often an idle link is asked whether it lives; over WebRTC three times as often. While a session is held and a standby is there,
-    /// the link that carries calls is asked every 100 ms whatever this says. Zero: never, and silence is not noticed. Default 3 s.
+    /// the link that carries calls is asked every 100 ms whatever this says. Zero: never, and silence is not noticed. At least
+    /// 10 ms. Default 3 s.
     pub fn check_interval(mut self, interval: Duration) -> Self {
         self.policy.probe = !interval.is_zero();
         self.policy.idle_probe = interval;
@@ -356,7 +357,9 @@ fn signaling(address: &str) -> Result<Option<(String, u16)>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::signaling;
+    use std::time::Duration;
+
+    use super::{RobotBuilder, signaling};
 
     #[test]
     fn a_signaling_service_is_a_host_and_a_port() {
@@ -369,6 +372,20 @@ mod tests {
         {
             assert!(signaling(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn s56_intervals_of_zero_switch_checking_and_reconnecting_off() {
+        let policy = |change: fn(RobotBuilder) -> RobotBuilder| change(crate::Robot::builder("localhost:8080")).policy;
+        let second = Duration::from_secs(1);
+        let default = policy(|builder| builder);
+        assert!(default.probe && default.reconnect);
+        let checked = policy(|builder| builder.check_interval(Duration::from_secs(1)));
+        assert_eq!((checked.probe, checked.idle_probe), (true, second));
+        assert!(!policy(|builder| builder.check_interval(Duration::ZERO)).probe);
+        let patient = policy(|builder| builder.reconnect_interval(Duration::from_secs(1)));
+        assert_eq!((patient.reconnect, patient.reconnect_pause), (true, Some(second)));
+        assert!(!policy(|builder| builder.reconnect_interval(Duration::ZERO)).reconnect);
     }
 
     /// The comment above a method of the builder, on one line.

@@ -286,7 +286,7 @@ impl RouteAgent {
             Some(primary) if prospect.candidate.tier < primary.facts.tier => BETTER_CAP,
             Some(_) => LUXURY_CAP,
             None if self.policy.reconnect_pause.is_some() && self.phase == Phase::Connected => {
-                self.policy.reconnect_pause.unwrap_or_default()
+                self.policy.reconnect_pause.unwrap_or_default().max(LEAST_PAUSE)
             }
             None if prospect.proven => BETTER_CAP,
             None => prospect.candidate.origin.retry_cap(),

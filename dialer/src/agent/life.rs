@@ -191,8 +191,9 @@ impl RouteAgent {
         }
     }
 
-    fn pace(&self, link: LinkId, line: &Line) -> Duration {
+    pub(super) fn pace(&self, link: LinkId, line: &Line) -> Duration {
         let idle = if line.facts.tier.is_webrtc() { self.policy.idle_probe / 3 } else { self.policy.idle_probe };
+        let idle = idle.max(LEAST_PAUSE);
         match line.health {
             Health::Silent | Health::Suspect => BRISK.max(line.patience()),
             Health::Dead if self.muted == Some(link) => BRISK.max(line.patience()),

@@ -32,6 +32,8 @@ pub use types::*;
 /// Candidates kept per machine. A machine has a handful of addresses; 64 leaves room for a flood of spoofed answers to
 /// be survived by the real ones, which were tried first.
 pub const MAX_CANDIDATES: usize = 64;
+/// No choice of a user's makes the agent ask, or try, more often than this.
+const LEAST_PAUSE: Duration = Duration::from_millis(10);
 /// Links kept at once: primary, standby, one being validated, and a few that were dead and may answer again.
 pub const MAX_LINKS: usize = 6;
 /// How long calls may finish on a link that a better one replaced.

@@ -478,10 +478,12 @@ pub struct Policy {
     /// Whether lost links are replaced (s56). Default: yes.
     pub reconnect: bool,
     /// The longest pause between two attempts while reconnecting; `None`, the default: 1 s where an address is known, else 5 s.
+    /// Less than 10 ms counts as 10 ms.
     pub reconnect_pause: Option<Duration>,
     /// Whether links are probed (s56). Default: yes.
     pub probe: bool,
     /// Pause between probes of an idle link; WebRTC is probed three times as often. Default 3 s.
+    /// Less than 10 ms counts as 10 ms.
     pub idle_probe: Duration,
 }
 

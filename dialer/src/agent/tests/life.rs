@@ -231,6 +231,26 @@ fn a_dead_peer_connection_restarts_ice_beside_another_link_and_moves_where_it_is
 }
 
 #[test]
+fn no_interval_makes_a_flood_of_probes_or_attempts() {
+    let tiny = Duration::from_nanos(1);
+    let policy = Policy { idle_probe: tiny, reconnect_pause: Some(tiny), ..Policy::default() };
+    let (mut rig, link) = Rig::connected(policy);
+    assert_eq!(rig.agent.pace(link, &rig.agent.lines[&link]), MS * 10);
+    rig.close(link);
+    let mut attempts = 0;
+    for _ in 0..1_000 {
+        rig.pass(MS, &[]);
+        while let Some(attempt) = rig.attempt(1) {
+            attempts += 1;
+            rig.agent.handle_failed(attempt, failure(false), rig.now);
+            rig.collect();
+        }
+    }
+    // Half of each pause is chance.
+    assert!((50..=250).contains(&attempts), "{attempts}");
+}
+
+#[test]
 fn idle_links_are_probed_every_three_seconds_and_controlling_ones_ten_times_a_second() {
     let probes = |rig: &Rig, link| {
         rig.out.iter().filter(|output| matches!(output, Output::Probe { link: at, .. } if *at == link)).count()
